@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from whisper_api.engine.align.models import AlignmentModel, AlignmentSource
-from whisper_api.engine.audio.mel import log_mel_on_device
 from whisper_api.engine.whisper.ctranslate2 import Ct2Whisper
 from whisper_api.engine.whisper.source import WhisperSource
 from whisper_api.engine.worker.device import Device
@@ -35,12 +34,6 @@ def run_on_ctranslate2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WhisperSource, "load", load)
     # As on a GPU with numbers of 16 bits: with ``auto``, torch's encoder runs if it agrees with CTranslate2's.
     monkeypatch.setattr(Ct2Whisper, "prefers_torch", True)
-    # The features come from torch, as on a GPU.
-    monkeypatch.setattr(
-        Ct2Whisper,
-        "features",
-        lambda whisper, windows, frames: log_mel_on_device(windows, frames, whisper.mels, "cpu"),
-    )
 
 
 def align_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,7 @@ def test_silence_has_no_partial_segments(engine: Engine) -> None:
     assert seen == []
 
 
+@pytest.mark.cpu("the order of the steps of ONNX Runtime's decoder")
 @pytest.mark.parametrize("language", ["en", "auto"])
 def test_the_first_window_is_decoded_before_the_others_and_before_diarization(
     language: str,

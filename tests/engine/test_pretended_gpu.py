@@ -74,6 +74,12 @@ def engine(scopes: Scopes, models_dir: Path, base_model_dir: Path) -> Iterator[E
         yield engine
 
 
+@pytest.fixture(scope="module")
+def decode_operation() -> type[Ct2Decode]:
+    """In place of the operation of ONNX Runtime."""
+    return Ct2Decode
+
+
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[Row]]:
     """The rows of each batch that is decoded."""
@@ -94,7 +100,7 @@ def test_the_engine_takes_itself_for_one_on_a_gpu(engine: Engine, transcript: Tr
     assert engine.whisper.batching().bucket_seconds == GPU_BUCKET_SECONDS
     with engine.models.lease(engine.whisper.source(engine.store.ensure("base"))) as loaded:
         assert isinstance(loaded, Ct2Whisper)
-        assert isinstance(loaded._encoder, TorchEncoder)  # noqa: SLF001
+        assert isinstance(loaded.encoder.in_torch, TorchEncoder)
     assert transcript.word_times == "attention"
 
 
@@ -172,18 +178,18 @@ def test_each_sample_of_a_recording_goes_to_the_device_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clip = call[7 * RATE : 24 * RATE].copy()
-    whole, pieces = [], []
+    recordings: list[Floats] = []
+    pieces: list[Floats] = []
     send = device_copies._sent  # noqa: SLF001
 
-    def counted(samples: Floats, device: str, *, whole_recording: Any = whole, **settings: Any) -> Any:
-        (whole_recording if settings else pieces).append(samples)
-        return send(samples, device, **settings)
+    def counted(samples: Floats, device: str, *, whole: bool = False) -> Any:
+        (recordings if whole else pieces).append(samples)
+        return send(samples, device, whole=whole)
 
     monkeypatch.setattr(device_copies, "_sent", counted)
     options = TranscriptionOptions(language="en", align=True, diarize=True, beam_size=1)
-    transcript = engine.transcribe(clip, options, known_speakers=None)
-    assert transcript.speakers
-    assert [len(samples) for samples in whole] == [len(clip)]
+    assert engine.transcribe(clip, options).speakers
+    assert [len(samples) for samples in recordings] == [len(clip)]
     # What is sent apart is padded with silence behind the end of the recording.
     assert all(not samples[-RATE // 10 :].any() for samples in pieces)
     assert sum(map(len, pieces)) < len(clip) + 40 * RATE

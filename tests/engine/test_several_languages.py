@@ -20,9 +20,7 @@ from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.detection import LanguageDetector
 from whisper_api.engine.whisper.model import Detected, Row
-from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.engine.whisper.window_decoder import Window
-from whisper_api.engine.worker.fair_queue import Again
 from whisper_api.schema import PartialSegments
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
@@ -70,16 +68,16 @@ def german_second_half(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+def decoded(monkeypatch: pytest.MonkeyPatch, decode_operation: type[Any]) -> list[Row]:
     """The windows that are decoded."""
     rows: list[Row] = []
-    run = OnnxDecode.run
+    run = decode_operation.run
 
-    def watched(self: OnnxDecode, inputs: Sequence[Row]) -> list[Again]:
+    def watched(self: Any, inputs: Sequence[Row]) -> Any:
         rows.extend(inputs)
         return run(self, inputs)
 
-    monkeypatch.setattr(OnnxDecode, "run", watched)
+    monkeypatch.setattr(decode_operation, "run", watched)
     return rows
 
 

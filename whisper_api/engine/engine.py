@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,17 +155,7 @@ class Engine:
 
     def statistics(self) -> tuple[DeviceStatistics, ...]:
         """What each device has done since the engine was made."""
-        return tuple(
-            DeviceStatistics(
-                device=runtime.device.torch_name,
-                lanes=runtime.worker.lanes,
-                counts=runtime.worker.counts,
-                model_loads=runtime.models.loaded,
-                model_unloads=runtime.models.unloaded,
-                free_bytes=runtime.device.free_memory() if runtime.device.kind == "cuda" else None,
-            )
-            for runtime in self._pool.runtimes
-        )
+        return tuple(runtime.statistics() for runtime in self._pool.runtimes)
 
     @classmethod
     def from_config(cls, config: Config, **overrides: Any) -> Engine:
@@ -257,29 +247,15 @@ class Engine:
             from whisper_api.engine.diarize.enrollment import check_names
 
             check_names(known_speakers)
-        # The length is unknown before decoding, so the job goes to the device with the fewest jobs.
-        with self._pool.assign(0.0) as runtime:
-            ctx = self._context(
-                runtime,
-                resolved,
-                hf_token=hf_token or self._hf_token,
-                cancel=cancel,
-                on_progress=on_progress,
-                on_partial=on_partial,
-                on_missing_model=on_missing_model,
-            )
-            try:
-                return TranscriptionRun(self, ctx, known_speakers or {}).run(source)
-            except BaseException as error:
-                # The frames of a failed job reference its audio, and one of them may reference the error. Clearing the
-                # frames frees the audio now, without waiting for the garbage collector.
-                traceback.clear_frames(error.__traceback__)
-                if kind_of(error) == "sticky" and not isinstance(error, DeviceLost):
-                    # A stage that does not run on the worker has met the error.
-                    raise self._fault.report(error) from None
-                raise
-            finally:
-                ctx.close()
+        with self._job(
+            resolved,
+            hf_token=hf_token or self._hf_token,
+            cancel=cancel,
+            on_progress=on_progress,
+            on_partial=on_partial,
+            on_missing_model=on_missing_model,
+        ) as ctx:
+            return TranscriptionRun(self, ctx, known_speakers or {}).run(source)
 
     def enroll(self, *recordings: AudioInput, cancel: threading.Event | None = None) -> VoiceEmbedding:
         """Compute a person's voice, which ``known_speakers`` of :meth:`transcribe` takes instead of a recording.
@@ -295,6 +271,7 @@ class Engine:
             ModelError: no embedding model is available.
             Canceled: ``cancel`` was set.
             EngineClosed: the engine was closed.
+            DeviceLost: the GPU has failed. Only a new process can use it.
             ForkedProcess: a parent of this process ran models before the fork.
         """
         from whisper_api.engine.diarize.enrollment import enroll
@@ -303,10 +280,25 @@ class Engine:
         self._check_open()
         if not recordings:
             raise InvalidOption("recordings", "expected at least one")
+        with self._job(self.resolve(None), hf_token=self._hf_token, cancel=cancel) as ctx:
+            return enroll(ctx, recordings)
+
+    @contextlib.contextmanager
+    def _job(self, options: ResolvedOptions, **callers: Any) -> Iterator[JobContext]:
+        """A job on one of the devices. Its end, with an error or not, frees what it has in memory."""
+        # The length is unknown before decoding, so the job goes to the device with the fewest jobs.
         with self._pool.assign(0.0) as runtime:
-            ctx = self._context(runtime, self.resolve(None), hf_token=self._hf_token, cancel=cancel)
+            ctx = self._context(runtime, options, **callers)
             try:
-                return enroll(ctx, recordings)
+                yield ctx
+            except BaseException as error:
+                # The frames of a failed job reference its audio, and one of them may reference the error. Clearing the
+                # frames frees the audio now, without waiting for the garbage collector.
+                traceback.clear_frames(error.__traceback__)
+                if kind_of(error) == "sticky" and not isinstance(error, DeviceLost):
+                    # A stage that does not run on the worker has met the error.
+                    raise self._fault.report(error) from None
+                raise
             finally:
                 ctx.close()
 

@@ -18,10 +18,8 @@ from whisper_api.engine.silero import SILERO_FRAME
 from whisper_api.engine.vad import Span, SpeechFrames
 from whisper_api.engine.whisper.attempt import compression_ratio
 from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, DetectionInput, Row, Whisper, token_cap
-from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.engine.whisper.prompt import prompt_tokens
 from whisper_api.engine.whisper.recognizer import Recognizer
-from whisper_api.engine.worker.fair_queue import Again
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.schema import Segment
 
@@ -128,16 +126,21 @@ def test_a_batch_gives_what_each_window_gives_alone(
 
 
 def test_the_language_is_judged_and_its_encoding_used_again(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     encoded: list[bool] = []
-    run = OnnxDecode.run
+    run = decode_operation.run
 
-    def watched(self: OnnxDecode, inputs: Sequence[Row]) -> list[Again]:
+    def watched(self: Any, inputs: Sequence[Row]) -> Any:
         encoded.append(self.settings.encoded)
         return run(self, inputs)
 
-    monkeypatch.setattr(OnnxDecode, "run", watched)
+    monkeypatch.setattr(decode_operation, "run", watched)
     recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST, SECOND], engine.whisper.batching())
     language, probability = recognizer.resolve_language("auto")
     assert language == "en"
@@ -237,19 +240,24 @@ def test_numerals_can_be_suppressed(whisper: Whisper) -> None:
 
 
 def test_fallback_goes_from_the_beam_to_rising_temperatures_and_keeps_the_best(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     asked: list[tuple[int, int, float]] = []
     good = whisper.tokenizer("en").encode(" hello there my friend")
     loop = whisper.tokenizer("en").encode(" no" * 60)
 
-    def scripted(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+    def scripted(self: Any, inputs: Sequence[Row]) -> list[DecodedTokens]:
         asked.append((self.settings.frames, self.settings.beam_size, self.settings.temperature))
         if self.settings.temperature < 0.4:
             return [DecodedTokens(tuple(loop), -0.1, 0.1, False, None) for _ in inputs]
         return [DecodedTokens(tuple(good), -0.5, 0.1, False, None) for _ in inputs]
 
-    monkeypatch.setattr(OnnxDecode, "run", scripted)
+    monkeypatch.setattr(decode_operation, "run", scripted)
     (segment,) = recognize(engine, worker, whisper, call, [FIRST], beam_size=1)
     assert asked == [(1300, 1, 0.0), (3000, 5, 0.0), (3000, 1, 0.2), (3000, 1, 0.4)]
     assert segment.text == "hello there my friend"
@@ -258,16 +266,21 @@ def test_fallback_goes_from_the_beam_to_rising_temperatures_and_keeps_the_best(
 
 
 def test_text_that_stays_bad_is_kept_with_flags_and_silence_is_dropped(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     loop = tuple(whisper.tokenizer("en").encode(" no" * 60))
     asked: list[float] = []
 
-    def looping(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+    def looping(self: Any, inputs: Sequence[Row]) -> list[DecodedTokens]:
         asked.append(self.settings.temperature)
         return [DecodedTokens(loop, -0.1 - self.settings.temperature, 0.1, False, None) for _ in inputs]
 
-    monkeypatch.setattr(OnnxDecode, "run", looping)
+    monkeypatch.setattr(decode_operation, "run", looping)
     ctx = context(engine, worker)
     recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.whisper.batching())
     (segment,) = recognizer.transcribe("en", word_times=False)
@@ -276,24 +289,29 @@ def test_text_that_stays_bad_is_kept_with_flags_and_silence_is_dropped(
     assert segment.flags == ("repetitive",)
     assert segment.temperature == 0.0
 
-    def silent(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+    def silent(self: Any, inputs: Sequence[Row]) -> list[DecodedTokens]:
         return [DecodedTokens(loop, -1.5, 0.9, False, None) for _ in inputs]
 
-    monkeypatch.setattr(OnnxDecode, "run", silent)
+    monkeypatch.setattr(decode_operation, "run", silent)
     assert recognize(engine, worker, whisper, call, [FIRST, SECOND]) == []
 
 
 def test_text_that_fills_the_cap_is_not_lost_but_split(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     words = tuple(whisper.tokenizer("en").encode(" a quick brown fox jumps over the lazy dog while birds sing"))
     lengths: list[int] = []
 
-    def dense(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+    def dense(self: Any, inputs: Sequence[Row]) -> list[DecodedTokens]:
         lengths.extend(row.speech_frames for row in inputs)
         return [DecodedTokens(words, -0.2, 0.1, row.speech_frames > 800, None) for row in inputs]
 
-    monkeypatch.setattr(OnnxDecode, "run", dense)
+    monkeypatch.setattr(decode_operation, "run", dense)
     segments = recognize(engine, worker, whisper, call, [Span(0, 15 * RATE)])
     assert len(segments) >= 2
     assert [segment.id for segment in segments] == list(range(len(segments)))
@@ -304,7 +322,12 @@ def test_text_that_fills_the_cap_is_not_lost_but_split(
 
 
 def test_speech_without_text_is_decoded_again_in_pieces(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     tokenizer = whisper.tokenizer("en")
     word, sentence = (
@@ -312,11 +335,11 @@ def test_speech_without_text_is_decoded_again_in_pieces(
     )
     lengths: list[int] = []
 
-    def leaves_out(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+    def leaves_out(self: Any, inputs: Sequence[Row]) -> list[DecodedTokens]:
         lengths.extend(row.speech_frames for row in inputs)
         return [DecodedTokens(word if row.speech_frames > 800 else sentence, -0.2, 0.1, False, None) for row in inputs]
 
-    monkeypatch.setattr(OnnxDecode, "run", leaves_out)
+    monkeypatch.setattr(decode_operation, "run", leaves_out)
     span = Span(0, 19 * RATE)
     pieces = list(
         Recognizer(
@@ -337,7 +360,12 @@ def test_speech_without_text_is_decoded_again_in_pieces(
 
 
 def test_doubtful_text_of_windows_without_a_voice_is_left_out(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     spans = [FIRST, SECOND]
     silent = Voice(call, SpeechFrames(np.zeros(len(call) // SILERO_FRAME + 1, np.float32), SILERO_FRAME))
@@ -354,21 +382,26 @@ def test_doubtful_text_of_windows_without_a_voice_is_left_out(
     assert len(list(sung.transcribe("en", word_times=False))) == 2
     loop = tuple(whisper.tokenizer("en").encode(" no" * 60))
     monkeypatch.setattr(
-        OnnxDecode, "run", lambda _, inputs: [DecodedTokens(loop, -0.1, 0.1, False, None) for _ in inputs]
+        decode_operation, "run", lambda _, inputs: [DecodedTokens(loop, -0.1, 0.1, False, None) for _ in inputs]
     )
     assert list(sung.transcribe("en", word_times=False)) == []
 
 
 def test_a_window_that_stays_without_its_text_is_flagged_or_named(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     word = tuple(whisper.tokenizer("en").encode(" Hello"))
     no_speech = 0.1
 
-    def leaves_out(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+    def leaves_out(self: Any, inputs: Sequence[Row]) -> list[DecodedTokens]:
         return [DecodedTokens(word, -0.2 if no_speech < 0.5 else -1.5, no_speech, False, None) for _ in inputs]
 
-    monkeypatch.setattr(OnnxDecode, "run", leaves_out)
+    monkeypatch.setattr(decode_operation, "run", leaves_out)
     span = Span(0, 5 * RATE)
     ctx = context(engine, worker)
     (segment,) = Recognizer(ctx, whisper, "base", call, [span], engine.whisper.batching(), [span]).transcribe(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from fake_gpu import FakeGpu, Rows
@@ -14,6 +14,7 @@ from fakes import DEADLINE, until
 from whisper_api.engine.worker.batch_runner import ATTEMPTS
 from whisper_api.engine.worker.batch_size import GOOD_BATCHES
 from whisper_api.engine.worker.device_errors import DeviceFault
+from whisper_api.engine.worker.device_thread import DeviceThread
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import DeviceLost, OutOfMemory
 
@@ -201,3 +202,33 @@ def test_lanes_run_in_the_scope_of_their_device(stack: ExitStack) -> None:
         worker.submit("job", Rows(gpu), number, 1.0).result(DEADLINE)
     assert {call.device for call in gpu.calls} == {3}
     until(lambda: len({call.thread for call in gpu.calls}) <= 2)
+
+
+def test_a_device_that_dies_while_memory_is_freed_is_lost_and_no_engine_is_made_anew(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("whisper_api.engine.worker.batch_runner.release_cached_memory", broken)
+    fault = DeviceFault()
+    worker = worker_of(stack, FakeGpu(failures=1), fault=fault)
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        worker.submit("job", Rows(FakeGpu(failures=1)), 0, 1.0).result(DEADLINE)
+    assert fault.reported
+
+
+def test_a_thread_that_the_device_refuses_says_so_to_who_needs_it(stack: ExitStack) -> None:
+    refusals = [RuntimeError("CUDA out of memory")]
+
+    @contextmanager
+    def scope() -> Iterator[None]:
+        if refusals:
+            raise refusals.pop()
+        yield
+
+    thread = DeviceThread("models", scope)
+    stack.callback(thread.close)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        thread.submit(lambda: 1)
+    assert thread.submit(lambda: 2).result(DEADLINE) == 2

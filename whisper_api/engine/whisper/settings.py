@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from whisper_api.engine.whisper.source import ENCODERS, WhisperSource
+from whisper_api.engine.whisper.encoder_choice import ENCODERS
+from whisper_api.engine.whisper.source import WhisperSource
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker.device import choose_compute_type, threads_and_lanes
 from whisper_api.errors import InvalidOption

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,9 +10,13 @@ from dataclasses import dataclass
 
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.worker.device import Device
+from whisper_api.engine.worker.device_errors import first_line, kind_of
+from whisper_api.engine.worker.statistics import DeviceStatistics
 from whisper_api.engine.worker.worker import GpuWorker
 
 __all__ = ["DeviceRuntime", "WorkerPool"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +32,30 @@ class DeviceRuntime:
     device: Device
     worker: GpuWorker
     models: ModelCache
+
+    def statistics(self) -> DeviceStatistics:
+        """What the device has done since the engine was made."""
+        return DeviceStatistics(
+            device=self.device.torch_name,
+            lanes=self.worker.lanes,
+            counts=self.worker.counts,
+            model_loads=self.models.loaded,
+            model_unloads=self.models.unloaded,
+            free_bytes=self._free_bytes(),
+            encoder=next((model.encoder for model in self.models.resident() if model.encoder), ""),
+        )
+
+    def _free_bytes(self) -> int | None:
+        """Free memory of a GPU. A lost device raises an error even here, and must not take the status page with it."""
+        if self.device.kind == "cpu" or self.worker.fault.reported:
+            return None
+        try:
+            return self.device.free_memory()
+        except RuntimeError as error:
+            log.warning("the free memory of %s cannot be read: %s", self.device.torch_name, first_line(error))
+            if kind_of(error) == "sticky":
+                self.worker.fault.report(error)
+            return None
 
 
 class WorkerPool:

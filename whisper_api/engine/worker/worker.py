@@ -16,7 +16,7 @@ from typing import Any
 
 from whisper_api.engine.worker import fork, idle_cores
 from whisper_api.engine.worker.batch_runner import BatchRunner
-from whisper_api.engine.worker.device_errors import DeviceFault
+from whisper_api.engine.worker.device_errors import DeviceFault, kind_of
 from whisper_api.engine.worker.fair_queue import Batch, BatchOperation, FairQueue, WorkItem, exclusive_key
 from whisper_api.engine.worker.statistics import WorkerCounts
 from whisper_api.errors import DeviceLost, EngineClosed
@@ -165,6 +165,13 @@ class GpuWorker:
             if item.started or item.future.set_running_or_notify_cancel():
                 item.fail(self.fault.error())
 
+    def _is_lost(self, error: BaseException) -> bool:
+        """Report the device as lost if an error that is no operation's says so, such as one of freeing memory."""
+        lost = kind_of(error) == "sticky"
+        if lost:
+            self.fault.report(error)
+        return lost
+
     def _end_of_work(self) -> EngineClosed | DeviceLost:
         return self.fault.error() if self.fault.reported else EngineClosed("the engine was closed while this job ran")
 
@@ -190,7 +197,9 @@ class GpuWorker:
         try:
             with self._scope():
                 self._serve(lane)
-        except BaseException:
+        except BaseException as error:
+            if self._is_lost(error):
+                return
             # An operation's error goes to its future. This is any other error: close, so that no job waits for a dead
             # lane.
             log.critical("a worker thread has failed", exc_info=True)
@@ -204,7 +213,8 @@ class GpuWorker:
             try:
                 with cores:
                     self._runner.run(batch.operation, batch.items)
-            except BaseException:
+            except BaseException as error:
+                self._is_lost(error)
                 for item in batch.items:
                     item.fail(self._end_of_work())
                 raise
