@@ -259,7 +259,8 @@ def test_fallback_goes_from_the_beam_to_rising_temperatures_and_keeps_the_best(
 
     monkeypatch.setattr(decode_operation, "run", scripted)
     (segment,) = recognize(engine, worker, whisper, call, [FIRST], beam_size=1)
-    assert asked == [(1300, 1, 0.0), (3000, 5, 0.0), (3000, 1, 0.2), (3000, 1, 0.4)]
+    first = engine.whisper.batching().padded_frames(FIRST.seconds)
+    assert asked == [(first, 1, 0.0), (3000, 5, 0.0), (3000, 1, 0.2), (3000, 1, 0.4)]
     assert segment.text == "hello there my friend"
     assert segment.temperature == 0.4
     assert segment.flags == ()

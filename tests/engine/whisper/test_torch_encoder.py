@@ -241,7 +241,7 @@ def test_an_encoder_that_disagrees_is_left_with_a_warning(wrong: str, caplog: py
     other = TorchEncoder(SMALL, {**right.tensors, "layer_norm/gamma": -right.tensors["layer_norm/gamma"]})
     assert chosen(other) is None
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert all("runs in CTranslate2" in record.getMessage() for record in caplog.records)
+    assert all("runs in ctranslate2" in record.getMessage() for record in caplog.records)
 
 
 def test_without_the_memory_for_it_ctranslate2_encodes(caplog: pytest.LogCaptureFixture) -> None:
