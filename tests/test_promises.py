@@ -592,8 +592,8 @@ PROMISES = (
     ),
     Promise(
         r"docs/operations",
-        r"at most (\d+) MB on a GPU, and a sixteenth",
-        lambda: (COPY_BYTES / (1 << 20),),
+        r"at most (\d\.\d) GiB on a GPU, and a sixteenth",
+        lambda: (COPY_BYTES / (1 << 30),),
         ("test_copies_are_bounded_over_all_jobs",),
     ),
     Promise(
