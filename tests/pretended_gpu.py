@@ -105,6 +105,8 @@ def pretend_gpus(monkeypatch: pytest.MonkeyPatch, compute_types: tuple[str, ...]
     for module in ("align.align", "diarize.analysis"):
         monkeypatch.setattr(f"whisper_api.engine.{module}.has_bfloat16", lambda device: True)
     align_in_float32(monkeypatch)
+    # The sweep decodes noise to the token limit, which takes a CPU minutes at the larger sizes.
+    monkeypatch.setattr("whisper_api.engine.whisper.sweep.SIZES", (1, 2))
     # What an engine on a GPU remembers of its process would forbid the forks of other tests.
     monkeypatch.setattr("whisper_api.engine.worker.fork._user", None)
     run_on_ctranslate2(monkeypatch)

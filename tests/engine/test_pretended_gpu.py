@@ -33,10 +33,6 @@ sys.path.insert(0, str(Path(__file__).parent / "whisper"))
 
 from peers import with_alignment
 from test_language_detection import test_detection_gives_the_language_without_a_text  # noqa: F401 - this and the others run here
-from test_partial_segments import (  # noqa: F401
-    long,
-    test_the_partial_segments_together_are_the_transcript,
-)
 from test_pipeline import (  # noqa: F401
     call,
     test_every_word_has_a_place_and_a_speaker,
@@ -48,7 +44,6 @@ from test_pipeline import (  # noqa: F401
 from test_recognizer import (  # noqa: F401
     test_encoding_gives_a_probability_for_each_language,
     test_the_token_cap_holds_for_any_prompt_length,
-    test_translation_gives_english,
     test_words_are_the_text_and_their_times_rise,
     whisper,
     worker,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,9 @@ def test_a_recording_in_one_language_is_transcribed_as_with_that_language(
     assert {segment.language for segment in several.segments} == {"en"}
     assert plain(several.segments) == list(one.segments)
     assert several.warnings == one.warnings
-    # The windows were encoded for the detection, and not again.
-    assert all(row.input.ndim == 2 for row in decoded[:rows])
+    # The window was encoded for the detection, and not again for its first decoding.
+    assert rows
+    assert decoded[0].input.ndim == 2
     assert one.languages == ()
     assert '"language": "en"' in render(several, "json")
     assert render(replace(several, segments=tuple(plain(several.segments))), "json") == render(one, "json")
@@ -110,10 +112,9 @@ def test_a_window_is_cut_where_the_language_changes(
     transcript = engine.transcribe(twice, MULTI, on_partial=partial.append)
     with engine.models.lease(engine.whisper.source(engine.store.ensure("base"))) as whisper:
         tokens = whisper.language_tokens
-        assert [(tokens["en"] in row.prompt, tokens["de"] in row.prompt) for row in decoded] == [
-            (True, False),
-            (False, True),
-        ]
+        spoken = [(tokens["en"] in row.prompt, tokens["de"] in row.prompt) for row in decoded]
+        # A piece may be decoded more than once, because English speech is no good German.
+        assert [each for each, _ in groupby(spoken)] == [(True, False), (False, True)]
     assert set(transcript.languages) == {"en", "de"}
     assert transcript.language == transcript.languages[0]
     assert transcript.language_probability is None
@@ -127,6 +128,7 @@ def test_a_window_is_cut_where_the_language_changes(
     assert [{segment.language for segment in each.segments} for each in partial] == [{"en"}, {"de"}]
 
 
+@pytest.mark.cpu("with 'auto' a GPU does not detect the languages of a window's parts, which would take its time")
 @pytest.mark.usefixtures("german_second_half")
 def test_speech_in_another_language_is_warned_about(engine: Engine, twice: Floats) -> None:
     # More English than German.

@@ -19,7 +19,7 @@ from whisper_api.engine.context import JobContext
 from whisper_api.engine.languages import language_or_auto
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.names import AUTO, ModelNames, parse_aliases
-from whisper_api.engine.models.store import ModelStore
+from whisper_api.engine.models.store import ModelStore, user_models_dir
 from whisper_api.engine.options import ResolvedOptions, resolve
 from whisper_api.engine.pipeline import TranscriptionRun
 from whisper_api.engine.whisper.settings import WhisperSettings
@@ -30,12 +30,13 @@ from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
 from whisper_api.engine.worker.device_thread import DeviceThread
 from whisper_api.engine.worker.statistics import DeviceStatistics
 from whisper_api.engine.worker.worker import GpuWorker
-from whisper_api.errors import DeviceLost, EngineClosed, InvalidOption, ModelError
+from whisper_api.errors import DeviceLost, EngineClosed, InvalidOption, ModelError, OutOfMemory
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.models.download import DownloadProgress
+    from whisper_api.engine.models.store import LocalModel
     from whisper_api.voices import VoiceEmbedding
 
 __all__ = ["Engine"]
@@ -119,7 +120,7 @@ class Engine:
         self.default_language = language_or_auto(language)
         self._hf_token = hf_token
         self.store = ModelStore(
-            Path(models_dir) if models_dir is not None else _user_models_dir(),
+            Path(models_dir) if models_dir is not None else user_models_dir(),
             hf_token=hf_token,
             offline=offline,
             progress=on_download,
@@ -316,7 +317,10 @@ class Engine:
     def preload(self, options: TranscriptionOptions | None = None) -> None:
         """Load the Whisper model that jobs with these options use, so that the first job does not wait for it.
 
+        Of several GPUs, one that has too little memory for the model gets no jobs from now on; the log says so.
+
         Raises:
+            OutOfMemory: no device has the memory for the model.
             ModelError: the model is not available.
             EngineClosed: the engine was closed.
             DeviceLost: the GPU has failed. Only a new process can use it.
@@ -324,9 +328,17 @@ class Engine:
         """
         fork.use_models()
         local = self.store.ensure(self.resolve(options).model, check=self._check_open)
-        for runtime in self._pool.runtimes:
+        for runtime in self._pool.usable:
+            self._preload(local, runtime)
+
+    def _preload(self, local: LocalModel, runtime: DeviceRuntime) -> None:
+        try:
             with runtime.models.lease(self.whisper.source(local, runtime.device), check=self._check_open):
                 pass
+        except OutOfMemory as error:
+            if not self._pool.leave_out(runtime):
+                raise
+            log.warning("%s gets no jobs, because the model does not fit: %s", runtime.device.torch_name, error)
 
     def preload_rest(self, options: TranscriptionOptions | None = None) -> None:
         """Load the alignment and diarization models that jobs with these options use, if they are available.
@@ -341,7 +353,7 @@ class Engine:
         """
         fork.use_models()
         resolved = self.resolve(options)
-        for runtime in self._pool.runtimes:
+        for runtime in self._pool.usable:
             if self.whisper.measures:
                 # Before the other models are loaded, while the memory that the batches may take is free.
                 self.whisper.measure_batches(self.store.ensure(resolved.model), runtime, resolved.beam_size)
@@ -381,9 +393,3 @@ class Engine:
         """
         options = options or TranscriptionOptions()
         return resolve(options, model=self._model_named(options.model), language=self.default_language)
-
-
-def _user_models_dir() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("whisper-api", appauthor=False) / "models_cache"

@@ -73,8 +73,27 @@ class WorkerPool:
             raise ValueError("there are no devices")
         self.runtimes = tuple(runtimes)
         self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._usable = self.runtimes
         self._outstanding = dict.fromkeys(self.runtimes, 0.0)
         self._jobs = dict.fromkeys(self.runtimes, 0)
+
+    @property
+    def usable(self) -> tuple[DeviceRuntime, ...]:
+        """The runtimes that get jobs."""
+        with self._lock:
+            return self._usable
+
+    def leave_out(self, runtime: DeviceRuntime) -> bool:
+        """Assign no more jobs to a runtime, whose device has too little memory.
+
+        Returns:
+            False, and changes nothing, when no other runtime gets jobs.
+        """
+        with self._lock:
+            others = tuple(each for each in self._usable if each is not runtime)
+            self._usable = others or self._usable
+            return bool(others)
 
     @contextmanager
     def assign(self, cost: float) -> Iterator[DeviceRuntime]:
@@ -87,7 +106,7 @@ class WorkerPool:
             The runtime with the least outstanding cost; among equals, the runtime with the fewest jobs.
         """
         with self._lock:
-            runtime = min(self.runtimes, key=lambda runtime: (self._outstanding[runtime], self._jobs[runtime]))
+            runtime = min(self._usable, key=lambda runtime: (self._outstanding[runtime], self._jobs[runtime]))
             self._outstanding[runtime] += cost
             self._jobs[runtime] += 1
         try:
