@@ -87,7 +87,40 @@ def pytest_configure() -> None:
         tempfile.tempdir = None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--pretend-gpu", action="store_true", help="run every engine of the test process on a pretended GPU"
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pretended_gpu(pytestconfig: pytest.Config) -> Iterator[None]:
+    """With ``--pretend-gpu``, every engine of this process runs on a pretended GPU, whichever device it is given."""
+    if not pytestconfig.getoption("pretend_gpu"):
+        yield
+        return
+    from pretended_gpu import pretend_gpus
+
+    with pytest.MonkeyPatch.context() as patch:
+        pretend_gpus(patch)
+        yield
+
+
+@pytest.fixture(scope="session")
+def decode_operation(pytestconfig: pytest.Config) -> type[Any]:
+    """The operation that decodes windows: of CTranslate2 on a pretended GPU, else of ONNX Runtime."""
+    from whisper_api.engine.whisper.ctranslate2 import Ct2Decode
+    from whisper_api.engine.whisper.onnx.model import OnnxDecode
+
+    return Ct2Decode if pytestconfig.getoption("pretend_gpu") else OnnxDecode
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("pretend_gpu"):
+        for item in items:
+            marker = item.get_closest_marker("cpu")
+            if marker is not None:
+                item.add_marker(pytest.mark.skip(reason=f"only on a CPU: {marker.args[0]}"))
     if gone := [name for name in LONG if not (REPOSITORY / name).exists()]:
         raise pytest.UsageError(f"LONG of tests/conftest.py names what does not exist: {', '.join(gone)}")
     ranks = {name: rank for rank, name in enumerate(LONG)}

@@ -32,6 +32,7 @@ import whisper_api
 from whisper_api import Config
 from whisper_api.cli.main import COMMANDS, main
 from whisper_api.config import settings
+from whisper_api.engine.audio.device_copies import COPY_BYTES
 from whisper_api.engine.diarize.open_models import CAMPPLUS
 from whisper_api.engine.worker.batch_size import SIZES
 from whisper_api.jobs.webhook_sender import DELAYS
@@ -588,6 +589,12 @@ PROMISES = (
         r"streams end within (\d+) seconds",
         lambda: (constant("server/realtime", "HEARTBEAT_SECONDS"),),
         ("test_a_stream_ends_soon_after_its_key_was_revoked",),
+    ),
+    Promise(
+        r"docs/operations",
+        r"at most (\d\.\d) GiB on a GPU, and a sixteenth",
+        lambda: (COPY_BYTES / (1 << 30),),
+        ("test_copies_are_bounded_over_all_jobs",),
     ),
     Promise(
         r"docs/operations",

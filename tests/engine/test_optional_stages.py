@@ -22,7 +22,6 @@ from fakes import DEADLINE, until
 from whisper_api import Canceled, Engine, EngineClosed, OutOfMemory, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.models.download import SourceFailed
-from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.schema import PartialSegments, Transcript
 
 pytestmark = pytest.mark.models
@@ -157,22 +156,26 @@ def test_cancellation_and_the_end_of_the_engine_are_those_of_the_job(
 
 
 def test_alignment_without_memory_keeps_the_text_though_it_cannot_be_decoded_again(
-    whole: Engine, call: npt.NDArray[np.float32], expected: Transcript, monkeypatch: pytest.MonkeyPatch
+    whole: Engine,
+    call: npt.NDArray[np.float32],
+    expected: Transcript,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     full = threading.Event()
-    decode_windows = OnnxDecode.run
+    decode_windows = decode_operation.run
 
     def align(*ignored: object) -> Any:
         full.set()
         raise MemoryError
 
-    def run(operation: OnnxDecode, inputs: Any) -> Any:
+    def run(operation: Any, inputs: Any) -> Any:
         if full.is_set():
             raise MemoryError
         return decode_windows(operation, inputs)
 
     monkeypatch.setattr("whisper_api.engine.align.models.Emissions.run", align)
-    monkeypatch.setattr(OnnxDecode, "run", run)
+    monkeypatch.setattr(decode_operation, "run", run)
     transcript = whole.transcribe(call, EVERYTHING)
     assert text(transcript) == text(expected)
     assert transcript.word_times == "none"

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from whisper_api.engine.align.loading import AlignmentModels, warn_of_attention
 from whisper_api.engine.audio.decode import AudioInput, decode
+from whisper_api.engine.audio.device_copies import COPIES
 from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.hearing import Heard, hear
 from whisper_api.engine.invented import InventedText
@@ -34,7 +35,6 @@ from whisper_api.engine.speakers import (
 from whisper_api.engine.text import Text, untimed
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Recognizer
-from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.errors import ModelError
 from whisper_api.schema import Redaction, Segment, Stage, Transcript, redact_kinds
 from whisper_api.time_order import in_order
@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.audio.track import AudioMemory
     from whisper_api.engine.diarize.pipeline import Diarization
     from whisper_api.engine.models.store import LocalModel
-    from whisper_api.engine.whisper.source import WhisperSource
-    from whisper_api.engine.worker.device import Device
+    from whisper_api.engine.whisper.settings import WhisperSettings
     from whisper_api.voices import VoiceEmbedding
 
 __all__ = ["TranscriptionRun"]
@@ -58,16 +57,12 @@ class EngineParts(Protocol):
     Attributes:
         max_audio_seconds: longest recording that is accepted, seconds; None for no limit.
         audio_memory: the memory budget of all decoded audio.
+        whisper: how Whisper runs on the devices.
     """
 
     max_audio_seconds: float | None
     audio_memory: AudioMemory
-
-    def batching_on(self, device: Device) -> Batching:
-        """How windows share batches on a device."""
-
-    def whisper_source(self, model: LocalModel, device: Device) -> WhisperSource:
-        """The source that loads a Whisper model on a device."""
+    whisper: WhisperSettings
 
 
 class TranscriptionRun:
@@ -114,7 +109,7 @@ class TranscriptionRun:
         with contextlib.ExitStack() as leases, contextlib.ExitStack() as background:
             with self._stage("load"):
                 local = ctx.fetch_model(options.model)
-                whisper: Whisper = leases.enter_context(ctx.lease(self._engine.whisper_source(local, ctx.device)))
+                whisper: Whisper = leases.enter_context(ctx.lease(self._engine.whisper.source(local, ctx.device)))
             if options.task == "translate" and not (whisper.multilingual and translates(local.name)):
                 ctx.warn(f"{local.name} was not trained to translate: the text may be in the language that is spoken")
             with self._stage("vad"):
@@ -122,7 +117,8 @@ class TranscriptionRun:
                 # Frees the separate channels and the mix that ``heard`` does not use.
                 del decoded
             audio, spans = heard.audio, heard.windows
-            sizes = self._engine.batching_on(ctx.device)
+            leases.enter_context(COPIES.kept(audio, ctx.device))
+            sizes = self._engine.whisper.batching(ctx.device)
             judge = InventedText.of(options, audio, heard.silero)
             recognizer = Recognizer(ctx, whisper, local.name, audio, spans, sizes, heard.speech, judge, heard.elapsed)
             if options.task == "detect_language":
@@ -173,7 +169,11 @@ class TranscriptionRun:
         """The transcript of the task ``diarize``, which has turns and no text."""
         diarization = None
         if heard.windows:
-            with diarizing(self._ctx, heard, references) as speakers, self._stage("diarize"):
+            with (
+                COPIES.kept(heard.audio, self._ctx.device),
+                diarizing(self._ctx, heard, references) as speakers,
+                self._stage("diarize"),
+            ):
                 diarization = speakers.awaited(self._ctx)
         found = found_in(self._ctx, heard, diarization)
         speaking = tuple(dict.fromkeys(turn.speaker for turn in found.get("turns", ())))

@@ -12,8 +12,10 @@ import pytest
 from fakes import DEADLINE
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
+from whisper_api.engine.worker.batch_runner import ATTEMPTS
 from whisper_api.engine.worker.device_errors import is_out_of_memory
-from whisper_api.engine.worker.worker import ATTEMPTS, Again, GpuWorker
+from whisper_api.engine.worker.fair_queue import Again
+from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import EngineClosed, OutOfMemory
 
 
@@ -159,7 +161,7 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(worker: GpuWorker) -> 
     device.gate.set()
     hold.result(DEADLINE)
     assert [future.result(DEADLINE) for future in futures] == [f"{i}{i}" for i in range(8)]
-    assert worker.item_limit(operation) == 2
+    assert worker.limits.limit(operation) == 2
     assert [len(batch) for batch in device.batches[1:]] == [8] * ATTEMPTS + [4] * ATTEMPTS + [2] * 4
     before = len(device.batches)
     more = [worker.submit("job", operation, str(i), 1.0) for i in range(4)]

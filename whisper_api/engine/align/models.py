@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.align.wav2vec import Wav2Vec, convert
+from whisper_api.engine.audio.device_copies import COPIES
 from whisper_api.engine.models.catalog import HUB_ALIGNMENT, TORCHAUDIO_ALIGNMENT
 from whisper_api.engine.worker.device import limit_torch_threads
 from whisper_api.errors import ModelCorrupt, UnknownModel
@@ -165,13 +166,7 @@ def _filled(waveform: torch.Tensor) -> torch.Tensor:
 
 def _moved(waveform: npt.NDArray[np.float32], like: torch.Tensor) -> torch.Tensor:
     """Convert a waveform to a tensor with the type and device of another tensor."""
-    import torch
-
-    tensor = torch.tensor(waveform)
-    if like.is_cuda:
-        # A copy from pinned memory runs in parallel with the device's work.
-        tensor = tensor.pin_memory()
-    return tensor.to(like.device, like.dtype, non_blocking=True)
+    return COPIES.tensor(waveform, str(like.device)).to(like.dtype)
 
 
 def _fold_weight_norm(network: torch.nn.Module) -> None:

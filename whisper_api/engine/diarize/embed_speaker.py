@@ -23,7 +23,7 @@ from whisper_api.engine.diarize.pipeline import (
     unit,
 )
 from whisper_api.engine.diarize.segmentation import FRAME_STEP
-from whisper_api.engine.worker.device_errors import is_out_of_memory
+from whisper_api.engine.worker.device_errors import kind_of
 from whisper_api.errors import ModelUnavailable, WhisperApiError
 from whisper_api.schema import SAMPLE_RATE
 from whisper_api.speaker_turns import stretches
@@ -137,7 +137,7 @@ def sample_of(ctx: JobContext, audio: Floats, model: VoiceModel) -> VoiceSample 
     except (WhisperApiError, OSError):
         raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if kind_of(error) != "other":
             raise
         # pyannote's pipeline raises errors of many types when a recording is too short.
         log.warning("a known speaker's recording cannot be used: %s", error)

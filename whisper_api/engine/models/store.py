@@ -55,6 +55,7 @@ __all__ = [
     "LocalModel",
     "ModelStore",
     "model_facts",
+    "user_models_dir",
 ]
 
 logger = logging.getLogger(__name__)
@@ -367,3 +368,10 @@ def _unknown(name: str) -> UnknownModel:
     near = near_names(name, (*CATALOGUE, *ALIASES))
     hint = f"Did you mean {near}?" if near else "`whisper-api models list` shows the known models."
     return UnknownModel(f"there is no model {name!r}. {hint} A directory or a hub id (organisation/name) works too.")
+
+
+def user_models_dir() -> Path:
+    """The directory of models in the user's cache directory."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("whisper-api", appauthor=False) / "models_cache"

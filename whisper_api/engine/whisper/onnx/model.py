@@ -29,7 +29,7 @@ from whisper_api.engine.whisper.model import (
 from whisper_api.engine.whisper.onnx.sampling import language_probabilities
 from whisper_api.engine.whisper.onnx.search import Decoding, TokenRules, feed_sequence
 from whisper_api.engine.whisper.onnx.sessions import Sessions, State, feed_together, open_sessions
-from whisper_api.engine.worker.worker import Again
+from whisper_api.engine.worker.fair_queue import Again
 
 __all__ = ["OnnxDecode", "OnnxEncodeAndDetect", "OnnxWhisper"]
 
