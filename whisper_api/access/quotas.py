@@ -96,9 +96,14 @@ class Quotas:
 
     def standings(self, owner: str) -> tuple[Standing, ...]:
         """The quotas of a key, and what is left of them."""
-        now = self._clock()
+        found = self._store.key(owner) if owner else None
+        return () if found is None else self.standings_of(found[0])
+
+    def standings_of(self, key: Key) -> tuple[Standing, ...]:
+        """As :meth:`standings`, for a key that was read already."""
+        now, owner = self._clock(), key.key_id
         found = []
-        for quota in self.of(owner):
+        for quota in self.of_key(key):
             allowance = _allowance(quota, now)
             first, after = _period(quota.period, now)
             found.append(

@@ -149,6 +149,9 @@ class Connector:
 
     def _looked_up(self, host: str, port: int) -> Sequence[Address]:
         """The addresses of a host, looked up in a separate thread, because a lookup cannot be canceled."""
+        if _is_address(host):
+            # Takes no time, and a thread would.
+            return self._rules.resolve(host, port)
         found: concurrent.futures.Future[Sequence[Address]] = concurrent.futures.Future()
 
         def look() -> None:
@@ -177,6 +180,14 @@ class Connector:
 def hosts_in(setting: str | None) -> frozenset[str]:
     """The hosts in a setting: ``host`` or ``host:port``, with commas between."""
     return frozenset(filter(None, (host.strip().lower() for host in (setting or "").split(","))))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 @functools.cache
