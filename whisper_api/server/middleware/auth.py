@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from whisper_api.access.keys import Key, key_id_in
 from whisper_api.config import Config
-from whisper_api.errors import KeyExpired
+from whisper_api.errors import KeyExpired, RateLimited
 from whisper_api.server.limits import count_request
 from whisper_api.server.middleware.cors import AllowedOrigins, is_preflight
 from whisper_api.server.middleware.proxies import PUBLIC_HOST, client_address
@@ -60,6 +60,9 @@ class Authentication:
             except Problem as problem:
                 if problem.status == 401:
                     state_in(scope).service.audit.refused(client_address(scope))
+                raise
+            except RateLimited:
+                state_in(scope).service.audit.refused(client_address(scope), 429)
                 raise
             if is_counted(scope):
                 count_request(scope, key)
