@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -375,6 +376,86 @@ def test_a_thread_limits_all_requests_that_run(
     finally:
         held.set()
         sending.sender.close()
+
+
+# --- connections ---
+
+
+class Keeping:
+    """A receiver that keeps connections open. ``connections`` has the paths of the requests of each connection."""
+
+    def __init__(self, body: bytes = b"", hangs_up: bool = False) -> None:
+        self.connections: list[list[str]] = []
+        keeping = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                keeping.connections.append([])
+                self.paths = keeping.connections[-1]
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.paths.append(self.path)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+                # Without the header that announces it.
+                self.close_connection = hangs_up
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.host = f"127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("receiving", "connections"),
+    [
+        ({}, [["/0", "/1", "/2"]]),
+        ({"body": b"thank you"}, [["/0", "/1", "/2"]]),
+        # Not read, so the connection cannot be used again.
+        ({"body": b"x" * (webhook_requests.MOST_BODY_BYTES + 1)}, [["/0"], ["/1"], ["/2"]]),
+        ({"hangs_up": True}, [["/0"], ["/1"], ["/2"]]),
+    ],
+    ids=["no body", "a short body", "a long body", "hangs up"],
+)
+def test_a_connection_is_used_again_where_the_receiver_keeps_it(
+    store: JobStore, receiving: dict[str, Any], connections: list[list[str]]
+) -> None:
+    keeping = Keeping(**receiving)
+    sending = Sending(store, frozenset([keeping.host]))
+    sending.sender.start()
+    for number in range(3):
+        sending.end_job(str(number), webhook_url=f"http://{keeping.host}/{number}")
+        sending.settled(*["Delivered"] * (number + 1))
+    assert keeping.connections == connections
+    assert [each.attempts for each in sending.all()] == [1, 1, 1]
+    sending.sender.close()
+    assert sending.sender._requests._kept == {}  # noqa: SLF001
+    keeping.close()
+
+
+def test_a_kept_connection_is_closed_after_a_while(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_requests, "ATTEMPT_SECONDS", 0.1)
+    monkeypatch.setattr(webhook_requests, "KEEP_SECONDS", 0.0)
+    keeping = Keeping()
+    requests = webhook_requests.WebhookRequests(frozenset([keeping.host]), time.time)
+    requests._rules = ConnectRules(20.0, frozenset([keeping.host]))  # noqa: SLF001
+    requests.post(f"http://{keeping.host}/", b"{}", {})
+    until(lambda: not requests._watched, "the thread has ended")  # noqa: SLF001
+    assert requests._kept == {}  # noqa: SLF001
+    keeping.close()
 
 
 # --- storage, and the end of the process ---

@@ -2,7 +2,7 @@
 
 An entry whose action is in :data:`~whisper_api.audit_records.DURABLE` is on the disk before the client gets its
 response. The other entries wait for ``BATCH_SECONDS``, and are written together without a sync of the disk: a killed
-process loses the entries of the last second, a loss of power those since the last commit of a job. Failed
+process loses the entries of the last seconds, a loss of power those since the last commit of a job. Failed
 authentications are counted by address, so that a stranger cannot fill the disk.
 """
 
@@ -29,7 +29,7 @@ __all__ = ["AuditTrail", "record_command", "server_record", "utc_now"]
 
 log = logging.getLogger(__name__)
 
-BATCH_SECONDS = 1.0
+BATCH_SECONDS = 3.0
 # Most entries that wait while the database cannot be written. Further entries are lost; one entry gives their number.
 MAX_WAITING = 10_000
 # The status of the response to a failed authentication, and the error.

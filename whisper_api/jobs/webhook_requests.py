@@ -1,14 +1,22 @@
-"""The requests of webhook deliveries, each within a time. The body of a response is not read."""
+"""The requests of webhook deliveries, each within a time, on connections that are kept for a while.
+
+A new connection costs more than the request, and with TLS much more.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from urllib.parse import SplitResult
+
+from urllib3.util.wait import wait_for_read
 
 from whisper_api.outbound.connecting import Connector, ConnectRules
 from whisper_api.outbound.urls import UrlRefused, path_of, target_of
@@ -19,8 +27,30 @@ log = logging.getLogger("whisper_api.jobs")
 
 # A whole attempt, with the lookup of the name. No receiver needs longer to note an event.
 ATTEMPT_SECONDS = 20.0
+# An idle connection is kept for so long, and so many of them. Many servers close theirs after five seconds or more.
+KEEP_SECONDS = 30.0
+MOST_KEPT = 16
+# The connection of a response with a longer body is closed, and the body is not read.
+MOST_BODY_BYTES = 16 << 10
 NO_ANSWER = "no answer: the address is not public, is not reached, or takes too long"
 FAULT = "the server could not make the request; its log has the reason"
+
+
+@dataclass
+class _Line:
+    """A connection.
+
+    Attributes:
+        connector: has made the connection, and breaks it off.
+        connection: the connection; None before the first request.
+        closing: closes the connection.
+        until: when a kept connection is closed.
+    """
+
+    connector: Connector
+    connection: http.client.HTTPConnection | None = None
+    closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    until: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +97,8 @@ class WebhookRequests:
         # Guarded by _lock; what makes a request to the time at which the request is broken off, in this order:
         self._connectors: dict[Connector, float] = {}
         self._watched = False
+        # Scheme and host to an idle connection.
+        self._kept: dict[tuple[str, str], _Line] = {}
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Send a request, and wait for the head of the response.
@@ -76,30 +108,84 @@ class WebhookRequests:
             body: body of the request.
             headers: headers of the request.
         """
-        connector = Connector(self._rules)
-        self._begin(connector)
+        answer: Answer | None = None
+        try:
+            target = target_of(url)
+            kept = self._taken(target)
+            # A receiver may close a connection at the moment of the request. The request is then sent again.
+            answer = None if kept is None else self._on(kept, target, body, headers)
+            if answer is None:
+                answer = self._on(_Line(Connector(self._rules)), target, body, headers)
+        except UrlRefused as error:
+            log.debug("a webhook was not sent: %s", error, extra={"delivery_id": headers.get("webhook-id")})
+        return answer or Answer()
+
+    def _on(self, line: _Line, target: SplitResult, body: bytes, headers: Mapping[str, str]) -> Answer | None:
+        """Send a request on a connection, and keep or close it; None when there is no response."""
+        self._begin(line.connector)
+        response: http.client.HTTPResponse | None = None
+        reusable = False
         try:
             if self._closing.is_set():
                 return Answer()
-            target = target_of(url)
-            with connector.connected(target) as connection:
-                connection.request("POST", path_of(target), body, dict(headers))
-                response = connection.getresponse()
-                return Answer(response.status, _seconds_in(response.getheader("Retry-After"), self._clock()))
-        except (OSError, http.client.HTTPException, UrlRefused) as error:
+            if line.connection is None:
+                line.connection = line.closing.enter_context(line.connector.connected(target))
+            line.connection.request("POST", path_of(target), body, dict(headers))
+            response = line.connection.getresponse()
+            reusable = not response.will_close and response.length is not None and response.length <= MOST_BODY_BYTES
+            if reusable:
+                response.read()
+        except (OSError, http.client.HTTPException) as error:
+            reusable = False
             log.debug("a webhook was not answered: %s", error, extra={"delivery_id": headers.get("webhook-id")})
-            return Answer()
         finally:
             with self._lock:
-                self._connectors.pop(connector, None)
+                # Gone from there when the time is over.
+                in_time = self._connectors.pop(line.connector, None) is not None
+            if reusable and in_time:
+                self._keep(target, line)
+            else:
+                line.closing.close()
+        if response is None:
+            return None if in_time else Answer()
+        return Answer(response.status, _seconds_in(response.getheader("Retry-After"), self._clock()))
+
+    def _taken(self, target: SplitResult) -> _Line | None:
+        """A kept connection to the host of a URL, if the receiver has not closed it."""
+        with self._lock:
+            line = self._kept.pop((target.scheme, target.netloc), None)
+        if line is None:
+            return None
+        sock = line.connection.sock if line.connection is not None else None
+        # Nothing comes on a connection without a request, but its end.
+        if sock is None or line.until <= time.monotonic() or wait_for_read(sock, timeout=0.0):
+            line.closing.close()
+            return None
+        return line
+
+    def _keep(self, target: SplitResult, line: _Line) -> None:
+        line.until = time.monotonic() + KEEP_SECONDS
+        with self._lock:
+            closed = []
+            if self._closing.is_set() or len(self._kept) >= MOST_KEPT:
+                closed = [line]
+            else:
+                before = self._kept.pop((target.scheme, target.netloc), None)
+                closed = [] if before is None else [before]
+                self._kept[target.scheme, target.netloc] = line
+        for each in closed:
+            each.closing.close()
 
     def close(self) -> None:
         """Break off all requests, and make no other."""
         self._closing.set()
         with self._lock:
-            connectors = list(self._connectors)
+            connectors, kept = list(self._connectors), list(self._kept.values())
+            self._kept.clear()
         for connector in connectors:
             connector.abort()
+        for line in kept:
+            line.closing.close()
 
     def _begin(self, connector: Connector) -> None:
         """Limit the time of a request as a whole, since each read from a socket has a limit of its own only."""
@@ -110,8 +196,9 @@ class WebhookRequests:
                 threading.Thread(target=self._watch, name="webhook-limit", daemon=True).start()
 
     def _watch(self) -> None:
-        """Break off requests that take too long, in one thread for all requests. It ends when there are none.
+        """Break off requests that take too long, and close kept connections, in one thread for all.
 
+        It ends when there is neither.
         The thread need not hear of new requests: all of them may take the same time, so none ends before it looks.
         """
         pause = self._seconds
@@ -121,11 +208,16 @@ class WebhookRequests:
                 late = [connector for connector, end in self._connectors.items() if end <= now]
                 for connector in late:
                     del self._connectors[connector]
-                if not self._connectors:
-                    self._watched = False
-                pause = next(iter(self._connectors.values()), now) - now
+                old = [name for name, line in self._kept.items() if line.until <= now]
+                lines = [self._kept.pop(name) for name in old]
+                self._watched = bool(self._connectors or self._kept)
+                pause = min(self._seconds, next(iter(self._connectors.values()), math.inf) - now)
+                if not self._watched:
+                    pause = 0.0
             for connector in late:
                 connector.abort()
+            for line in lines:
+                line.closing.close()
             if not pause:
                 return
 

@@ -2,8 +2,7 @@
 
 Each attempt is a POST to an address that was checked as those of ``url`` are, and stays within a time. A delivery is
 tried again after the pauses that Standard Webhooks names, about three days in all, and varied, so that deliveries which
-failed together do not come back together. A receiver that does not answer holds a few threads and no more, and its
-response's body is not read.
+failed together do not come back together. A receiver that does not answer holds a few threads and no more.
 
 Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
