@@ -181,4 +181,6 @@ def test_nothing_is_charged_without_a_quota_where_no_usage_is_recorded(serve: Se
     service = serve(FakeExecutor(), usage_retention_days=0, quota="5 jobs/day")
     ended(service, submit(service, owner=alice))
     assert left(service, alice) == {"jobs-day": 4}
-    assert service.store.used(alice, day_of(time.time())) == (1, 10.0)
+    today = day_of(time.time())
+    allowances = [Allowance("", "jobs", 1, today), Allowance("", "audio_seconds", 1, today)]
+    assert service.store.used_of(alice, allowances) == [1, 10.0]

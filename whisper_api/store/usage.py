@@ -92,10 +92,10 @@ class UsageTable(Tables):
             )
             connection.executemany(_ADD, rows)
 
-    def used(self, owner: str, first_day: str) -> tuple[int, float]:
-        """The jobs and the seconds of audio that an owner has used from a day on."""
+    def used_of(self, owner: str, allowances: Sequence[Allowance]) -> list[float]:
+        """How much an owner has used of each allowance, all read at one moment."""
         with self.database.read() as connection:
-            return _used(connection, owner, first_day)
+            return [_used(connection, owner, each.first_day)[each.column == "audio_seconds"] for each in allowances]
 
     def usage(self, since: str, until: str, owner: str | None = None) -> list[UsageRow]:
         """The usage by day, key and model, in this order.
