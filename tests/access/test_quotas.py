@@ -17,7 +17,7 @@ from whisper_api.access.quotas import LEAST_BYTES_PER_SECOND, Quotas
 from whisper_api.errors import InvalidAudio, QuotaExceeded
 from whisper_api.jobs.service import JobService
 from whisper_api.store.jobs import Job, JobStore
-from whisper_api.store.usage import Charge, day_of
+from whisper_api.store.usage import Allowance, Charge, day_of
 from whisper_api.testing import FakeExecutor
 
 CLIENTS = 200
