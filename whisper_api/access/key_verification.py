@@ -21,8 +21,6 @@ __all__ = ["KeyVerification", "digest_of", "key_id_in"]
 
 log = logging.getLogger("whisper_api.access")
 
-MOST_READ_KEYS = 10_000
-
 _TOKEN = re.compile(r"wk_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
 # An unknown key is compared with this digest, so that the answer takes as long as for a known key.
 _NO_DIGEST = bytes(hashlib.sha256().digest_size)
@@ -38,10 +36,8 @@ class KeyVerification:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._lock = threading.Lock()
-        # Guarded by _lock; key id to its last use, which is not in the database yet:
+        # Guarded by _lock: key id to its last use, which is not in the database yet.
         self._uses: dict[str, float] = {}
-        # Key id to the key as it was read, and the number of the database's changes just before that:
-        self._read: dict[str, tuple[int, KeySecrets]] = {}
 
     def verify(self, token: str) -> Key | None:
         """The key to which a caller's token belongs. The call counts as a use of the key.
@@ -53,16 +49,10 @@ class KeyVerification:
             KeyExpired: the key has expired, or a rotation has replaced this secret.
         """
         key_id, secret = _parts(token)
-        # In this order, so that a change between the two counts as a change after the reading.
-        changes = self._store.database.changes()
         found = self._store.key_secrets(key_id)
         if found is None:
             hmac.compare_digest(digest_of(secret), _NO_DIGEST)
             return None
-        with self._lock:
-            if len(self._read) >= MOST_READ_KEYS:
-                self._read.clear()
-            self._read[key_id] = changes, found
         return self._verified(found, secret)
 
     def verify_at_once(self, token: str) -> tuple[bool, Key | None]:
@@ -78,11 +68,8 @@ class KeyVerification:
             KeyExpired: as :meth:`verify`.
         """
         key_id, secret = _parts(token)
-        with self._lock:
-            changes, found = self._read.get(key_id, (None, None))
-        if found is None or changes != self._store.database.changes():
-            return False, None
-        return True, self._verified(found, secret)
+        found = self._store.known_key(key_id)
+        return (False, None) if found is None else (True, self._verified(found, secret))
 
     def _verified(self, found: KeySecrets, secret: str) -> Key | None:
         given = digest_of(secret)
