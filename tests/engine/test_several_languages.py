@@ -21,7 +21,7 @@ from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.detection import LanguageDetector
 from whisper_api.engine.whisper.model import Detected, Row
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
-from whisper_api.engine.whisper.window_decoder import Window
+from whisper_api.engine.whisper.window import Window
 from whisper_api.engine.worker.worker import Again
 from whisper_api.schema import PartialSegments
 

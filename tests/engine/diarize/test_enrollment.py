@@ -38,9 +38,16 @@ def between(similarity: float, other: int) -> Floats:
     return mixed
 
 
+def matched(speakers: dict[str, Floats], known: dict[str, Floats]) -> dict[str, str]:
+    """Label to name."""
+    similarity = np.array([[one @ other for other in known.values()] for one in speakers.values()], np.float32)
+    pairs = match_speakers(similarity.reshape(len(speakers), len(known)))
+    return {list(speakers)[row]: list(known)[column] for row, column in pairs}
+
+
 def test_each_speaker_gets_the_name_of_the_most_similar_voice() -> None:
     speakers = {"SPEAKER_00": axis(0), "SPEAKER_01": axis(1)}
-    assert match_speakers(speakers, {"Ada": axis(1), "Bo": between(0.9, 5)}) == {
+    assert matched(speakers, {"Ada": axis(1), "Bo": between(0.9, 5)}) == {
         "SPEAKER_00": "Bo",
         "SPEAKER_01": "Ada",
     }
@@ -48,16 +55,22 @@ def test_each_speaker_gets_the_name_of_the_most_similar_voice() -> None:
 
 def test_below_the_threshold_nobody_is_named() -> None:
     speakers = {"SPEAKER_00": axis(0)}
-    assert match_speakers(speakers, {"Ada": between(THRESHOLD - 0.01, 5)}) == {}
-    assert match_speakers(speakers, {"Ada": between(THRESHOLD + 0.01, 5)}) == {"SPEAKER_00": "Ada"}
-    assert match_speakers(speakers, {}) == {}
-    assert match_speakers({}, {"Ada": axis(0)}) == {}
+    assert matched(speakers, {"Ada": between(THRESHOLD - 0.01, 5)}) == {}
+    assert matched(speakers, {"Ada": between(THRESHOLD + 0.01, 5)}) == {"SPEAKER_00": "Ada"}
+    assert matched(speakers, {}) == {}
+    assert matched({}, {"Ada": axis(0)}) == {}
+
+
+def test_each_pair_has_its_own_threshold() -> None:
+    similarity = np.array([[0.7, 0.6], [0.7, 0.6]], np.float32)
+    assert match_speakers(similarity, np.array([[0.8, 0.5], [0.6, 0.8]], np.float32)) == [(0, 1), (1, 0)]
+    assert match_speakers(similarity, np.full((2, 2), 0.8, np.float32)) == []
 
 
 def test_a_name_goes_to_one_speaker_only() -> None:
     speakers = {"SPEAKER_00": axis(0), "SPEAKER_01": between(0.9, 2)}
-    assert match_speakers(speakers, {"Ada": axis(0)}) == {"SPEAKER_00": "Ada"}
-    assert match_speakers({"SPEAKER_00": axis(0)}, {"Ada": between(0.8, 2), "Bo": axis(0)}) == {"SPEAKER_00": "Bo"}
+    assert matched(speakers, {"Ada": axis(0)}) == {"SPEAKER_00": "Ada"}
+    assert matched({"SPEAKER_00": axis(0)}, {"Ada": between(0.8, 2), "Bo": axis(0)}) == {"SPEAKER_00": "Bo"}
 
 
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 2**32 - 1))
@@ -69,7 +82,7 @@ def test_the_pairs_are_one_to_one_and_above_the_threshold(speakers: int, voices:
         return {f"{name}{n}": vector / np.linalg.norm(vector) for n, vector in enumerate(vectors)}
 
     labels, known = some(speakers, "SPEAKER_0"), some(voices, "voice")
-    found = match_speakers(labels, known)
+    found = matched(labels, known)
     assert len(set(found.values())) == len(found)
     assert all(float(labels[label] @ known[name]) >= THRESHOLD for label, name in found.items())
 
