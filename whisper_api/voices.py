@@ -27,7 +27,7 @@ class VoiceSample(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         seconds: seconds of speech in the recording.
         vector: embedding of length 1.
-        telephone_vector: embedding of the recording as a telephone transmits it; empty where it was not computed.
+        telephone_vector: embedding of the recording in the band of a telephone; empty where it was not computed.
         telephone: whether the recording was made over a telephone.
     """
 
@@ -61,7 +61,7 @@ class VoiceEmbedding(Record, frozen=True, kw_only=True):
 
     @property
     def telephone_vector(self) -> tuple[float, ...]:
-        """The mean of the vectors of the recordings as over a telephone; empty where none was computed."""
+        """The mean of the recordings' vectors in the band of a telephone; empty where none was computed."""
         vectors = [(sample.seconds, sample.telephone_vector) for sample in self.samples if sample.telephone_vector]
         return _mean(vectors) if vectors else ()
 
@@ -99,7 +99,7 @@ class VoiceEmbedding(Record, frozen=True, kw_only=True):
     def similarity(self, other: VoiceEmbedding) -> float:
         """Cosine similarity of two voices of the same model, from -1 to 1.
 
-        Where one of them was recorded over a telephone, both are compared as over a telephone.
+        Where one of them was recorded over a telephone, both are compared in its band.
         """
         mine, theirs = self.vector, other.vector
         if (self.telephone or other.telephone) and self.telephone_vector and other.telephone_vector:

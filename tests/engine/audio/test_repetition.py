@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.audio.repetition import repetition_period
-from whisper_api.engine.audio.telephone import is_over_telephone, over_telephone
 
 RATE = 16_000
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -47,14 +46,3 @@ def test_speech_has_no_period(call: Floats) -> None:
     # Said twice is no loop.
     assert repetition_period(np.tile(call[7 * RATE : 9 * RATE], 2)) is None
     assert repetition_period(np.tile(call[7 * RATE : 9 * RATE], 4)) == 2 * RATE
-
-
-def test_a_telephone_is_known_by_what_it_lacks(call: Floats) -> None:
-    assert is_over_telephone(call)
-    hissing = np.where(np.arange(10 * RATE) // RATE % 2, noise(10), np.sin(np.arange(10 * RATE) * 0.1)).astype(
-        np.float32
-    )
-    assert not is_over_telephone(hissing)
-    assert is_over_telephone(over_telephone(hissing))
-    assert not is_over_telephone(hissing[:100])
-    assert len(over_telephone(hissing[:0])) == 0

@@ -171,6 +171,44 @@ def test_an_enrolled_voice_names_its_speaker_with_a_score(
     assert engine.transcribe(part, strict, known_speakers={"Sheila": both}).speaker_scores == {}
 
 
+def wide(narrow: Floats) -> Floats:
+    """A voice with sound above a telephone's band: each syllable begins with a hiss of its loudness."""
+    hiss = np.random.default_rng(0).normal(0, 1, len(narrow))
+    spectrum = np.fft.rfft(hiss)
+    spectrum[np.fft.rfftfreq(len(hiss), 1 / RATE) < 4000] = 0
+    loudness = np.sqrt(np.convolve(np.square(narrow), np.full(512, 1 / 512), mode="same"))
+    gate = np.arange(len(narrow)) // 2400 % 4 == 0
+    found: Floats = (narrow + 2 * loudness * gate * np.fft.irfft(spectrum, len(hiss))).astype(np.float32)
+    return found
+
+
+@pytest.mark.models
+def test_a_voice_is_compared_in_the_band_of_a_telephone(
+    engine: Engine, call: Floats, ecapa_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording with a full band, and the call of the same person."""
+    start, end = ALONE["Sheila"]
+    full = wide(call[int(start * RATE) : int(end * RATE)])
+    known = engine.enroll(full)
+    (sample,) = known.samples
+    assert not sample.telephone
+    assert engine.enroll(one_speaks(call)).telephone
+    assert len(sample.telephone_vector) == len(sample.vector)
+    assert VoiceEmbedding.from_json(known.to_json()) == known
+    in_band = engine.transcribe(one_speaks(call), TURNS, known_speakers={"Sheila": known})
+    assert in_band.speakers == ("Sheila",)
+    # Voices that were enrolled by earlier versions have no vectors of the band.
+    earlier = replace(known, samples=(replace(sample, telephone_vector=()),))
+    low = replace(TURNS, identify_threshold=0.01)
+    scores = engine.transcribe(one_speaks(call), low, known_speakers={"Sheila": earlier}).speaker_scores
+    assert scores is not None
+    assert in_band.speaker_scores is not None
+    assert scores["Sheila"] < in_band.speaker_scores["Sheila"]
+    # And a voice that is known from a call is found in a recording with a full band.
+    of_call = engine.enroll(one_speaks(call))
+    assert engine.transcribe(full, TURNS, known_speakers={"Sheila": of_call}).speakers == ("Sheila",)
+
+
 @pytest.mark.models
 def test_nobody_is_named_after_a_voice_that_is_not_there(
     engine: Engine, call: Floats, voices: dict[str, bytes], ecapa_path: Path

@@ -1,7 +1,7 @@
-"""The band of a telephone: whether a voice was heard in it, and how another recording of the voice would sound there.
+"""The band of a telephone: whether a voice was heard in it, and what another recording of the voice has in it.
 
 A telephone takes a voice's sound above 4 kHz away. Embeddings of one voice with and without it differ as much as those
-of two people, so voices are compared in the same band.
+of two people, so both sides of a comparison are brought into the same band. Different telephones then hardly matter.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import numpy as np
 from whisper_api.engine.audio.track import Samples
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["is_over_telephone", "over_telephone"]
+__all__ = ["is_over_telephone", "telephone_band"]
 
 # The band of a telephone (ITU-T G.712), and what it takes away, in Hz.
 BAND = (300.0, 3400.0)
 ABOVE = (4500.0, 7500.0)
-# Eight-bit mu-law (ITU-T G.711).
-MU, STEPS = 255, 127
 # Frames of 32 ms within so many decibels of the loudest are speech.
 FRAME = 512
 QUIETEST = 30.0
@@ -27,8 +25,10 @@ QUIETEST = 30.0
 SHARPEST, MOST_ABOVE = 99, -25.0
 
 
-def over_telephone(audio: Samples) -> Samples:
-    """The recording as a telephone transmits it.
+def telephone_band(audio: Samples) -> Samples:
+    """What is left of a recording in the band of a telephone.
+
+    Nothing else of a telephone is imitated: with the noise of mu-law, all voices have more in common.
 
     Args:
         audio: float32, shape (samples,), mono, 16 kHz.
@@ -37,9 +37,7 @@ def over_telephone(audio: Samples) -> Samples:
         return audio
     frequencies = np.fft.rfftfreq(len(audio), 1 / SAMPLE_RATE)
     inside = (frequencies >= BAND[0]) & (frequencies <= BAND[1])
-    narrow = np.clip(np.fft.irfft(np.fft.rfft(audio) * inside, len(audio)), -1, 1)
-    pressed = np.round(np.sign(narrow) * np.log1p(MU * np.abs(narrow)) / np.log1p(MU) * STEPS) / STEPS
-    found: Samples = (np.sign(pressed) * np.expm1(np.abs(pressed) * np.log1p(MU)) / MU).astype(np.float32)
+    found: Samples = np.fft.irfft(np.fft.rfft(audio) * inside, len(audio)).astype(np.float32)
     return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from whisper_api.engine.audio.telephone import is_over_telephone, over_telephone
+from whisper_api.engine.audio.telephone import is_over_telephone, telephone_band
 from whisper_api.engine.diarize.analysis import analyze
 from whisper_api.engine.diarize.open_models import VoiceModel, open_models
 from whisper_api.engine.diarize.pipeline import (
@@ -142,7 +142,7 @@ def speaker_voices(ctx: JobContext, audio: Floats, diarization: Diarization) -> 
 
 
 def sample_of(ctx: JobContext, audio: Floats, model: VoiceModel) -> VoiceSample | None:
-    """The embeddings of a recording of one person, as it is and as over a telephone; None when nobody speaks.
+    """The embeddings of a recording of one person, whole and in a telephone's band; None when nobody speaks.
 
     Args:
         ctx: the job.
@@ -155,10 +155,9 @@ def sample_of(ctx: JobContext, audio: Floats, model: VoiceModel) -> VoiceSample 
     sample = embedded(ctx, audio, model)
     if sample is None or model.same_person_telephone is None:
         return sample
-    if is_over_telephone(audio):
-        return replace(sample, telephone_vector=sample.vector, telephone=True)
-    narrow = embedded(ctx, over_telephone(audio), model)
-    return sample if narrow is None else replace(sample, telephone_vector=narrow.vector)
+    narrow = embedded(ctx, telephone_band(audio), model)
+    vector = () if narrow is None else narrow.vector
+    return replace(sample, telephone_vector=vector, telephone=is_over_telephone(audio))
 
 
 def embedded(ctx: JobContext, audio: Floats, model: VoiceModel) -> VoiceSample | None:

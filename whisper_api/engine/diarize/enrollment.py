@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.audio.decode import AudioInput, decode
-from whisper_api.engine.audio.telephone import over_telephone
+from whisper_api.engine.audio.telephone import telephone_band
 from whisper_api.engine.diarize.embed_speaker import SpeakerVoice, embedded, sample_of, speaker_voices, voice_model
 from whisper_api.engine.diarize.open_models import CAMPPLUS, VoiceModel
 from whisper_api.engine.diarize.pipeline import Diarization
@@ -178,19 +178,24 @@ def _similarities(
     """
     similarity = np.zeros((len(voices), len(known)), np.float32)
     thresholds = np.full(similarity.shape, model.same_person, np.float32)
+    threshold = model.same_person_telephone
     for row, voice in enumerate(voices.values()):
-        vector = voice.vector if voice.telephone else None
-        for column, reference in enumerate(known.values()):
-            narrow = model.same_person_telephone is not None and (voice.telephone or reference.telephone)
-            if narrow and reference.telephone_vector:
-                if vector is None and voice.speech is not None:
-                    sample = embedded(ctx, over_telephone(voice.speech), model)
-                    vector = None if sample is None else np.asarray(sample.vector, np.float32)
-                theirs = np.asarray(reference.telephone_vector, np.float32)
-                similarity[row, column] = (voice.vector if vector is None else vector) @ theirs
-                thresholds[row, column] = model.same_person_telephone
-            else:
-                similarity[row, column] = voice.vector @ np.asarray(reference.vector, np.float32)
+        compared = [
+            threshold is not None
+            and voice.speech is not None
+            and bool(reference.telephone_vector)
+            and (voice.telephone or reference.telephone)
+            for reference in known.values()
+        ]
+        narrow = (
+            embedded(ctx, telephone_band(voice.speech), model) if voice.speech is not None and any(compared) else None
+        )
+        for column, (reference, in_band) in enumerate(zip(known.values(), compared, strict=True)):
+            mine, theirs = voice.vector, reference.vector
+            if in_band and narrow is not None and threshold is not None:
+                mine, theirs = np.asarray(narrow.vector, np.float32), reference.telephone_vector
+                thresholds[row, column] = threshold
+            similarity[row, column] = mine @ np.asarray(theirs, np.float32)
     return similarity, thresholds
 
 

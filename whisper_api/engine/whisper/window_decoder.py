@@ -260,7 +260,9 @@ class WindowDecoder:
         whole = [attempt for piece, attempt in found if piece.span.end - piece.span.start == size]
         if not whole or any(attempt.is_silence or attempt.flags for attempt in whole):
             return []
-        return [(piece, attempt) for piece, attempt in found if not (attempt.is_silence or attempt.flags)]
+        # The last piece may be a part of a period, in which other words are heard.
+        said = set(plain_words(" ".join(attempt.text for attempt in whole)))
+        return [(piece, attempt) for piece, attempt in found if said.issuperset(plain_words(attempt.text))]
 
     def _is_hopeless(self, window: Window, attempt: Attempt) -> bool:
         start, end, decoded = window.span.start / SAMPLE_RATE, window.span.end / SAMPLE_RATE, attempt.decoded
