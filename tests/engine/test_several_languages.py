@@ -20,7 +20,7 @@ from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.detection import LanguageDetector
 from whisper_api.engine.whisper.model import Detected, Row
-from whisper_api.engine.whisper.window_decoder import Window
+from whisper_api.engine.whisper.window import Window
 from whisper_api.schema import PartialSegments
 
 pytestmark = pytest.mark.models
