@@ -76,7 +76,7 @@ class EmissionsAhead:
 
     def __init__(self, audio: Floats, windows: Sequence[Span]) -> None:
         self._audio = audio
-        self._windows = windows
+        self.windows = windows
         self._futures: dict[tuple[float, float], Future[Any]] = {}
 
     @classmethod
@@ -101,7 +101,7 @@ class EmissionsAhead:
             model: the model, which is leased until the job ends.
         """
         operation = operation_of(ctx, source, model)
-        for window in self._windows:
+        for window in self.windows:
             # As the window's segment has them.
             start, end = round(window.start / SAMPLE_RATE, 3), round(window.end / SAMPLE_RATE, 3)
             samples = samples_of(self._audio, start, end)
