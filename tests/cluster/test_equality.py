@@ -26,13 +26,12 @@ TOKEN = "hf_aTokenThatNobodyMayFind"
 TEXT = "Wordsthatnobodymayfind"
 # What Ray's dashboard shows: tasks with their names and errors, actors, processes, jobs and their entry points.
 TABLES = """
-import sys, time
+import contextlib, sys, time
 from pathlib import Path
 import ray
 ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False)
 from ray._private.state import state
-state._really_init_global_state()
-accessor = state.global_state_accessor
+accessor = state._connect_and_get_accessor()
 def tables():
     return b"".join([
         *accessor.get_task_events(), *accessor.get_worker_table(), *accessor.get_actor_table(None, None),
@@ -41,7 +40,10 @@ def tables():
 deadline = time.monotonic() + 60
 while b"EngineActor.run" not in tables() and time.monotonic() < deadline:
     time.sleep(0.1)
-titles = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+titles = []
+for path in Path("/proc").glob("[0-9]*/cmdline"):
+    with contextlib.suppress(OSError):
+        titles.append(path.read_bytes())
 sys.stdout.buffer.write(tables() + b"".join(title for title in titles if title.startswith(b"ray::")))
 """
 

@@ -12,10 +12,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from fakes import DEADLINE, config_in, until
+from fakes import config_in, until
 
 from cluster.loopback import SECRET, Loopback, environment
-from cluster.running import Watched, script
+from cluster.running import DEADLINE, Watched, script
 from whisper_api.cli.main import main
 from whisper_api.cluster.draining import drain
 from whisper_api.cluster.executor import RayExecutor
@@ -231,10 +231,10 @@ def test_a_worker_joins_and_is_drained_without_losing_its_job(
             for number in range(3)
         ]
         until(lambda: all(each.progress for each in jobs), "every engine works")
-        assert main(["cluster", "drain", joined.node, "--address", loopback.address, "--wait", "60"]) == 0
+        assert main(["cluster", "drain", joined.node, "--address", loopback.address, "--wait", f"{DEADLINE}"]) == 0
         assert "has left the cluster" in capsys.readouterr().err
         assert [each.end().error for each in jobs] == [None, None, None]
-        assert process.wait(60) is not None
+        assert process.wait(DEADLINE) is not None
         until(lambda: executor.engines().wanted == 2, "the machine is forgotten")
         assert main(["cluster", "drain", "nobody", "--address", loopback.address]) == 2
         assert "no machine has this name" in capsys.readouterr().err

@@ -22,7 +22,7 @@ def run(tmp_path: Path, name: str, *arguments: str) -> subprocess.CompletedProce
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=150,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
     )
 
