@@ -46,8 +46,8 @@ def environment(**more: str) -> dict[str, str]:
         # Other programs of a full machine are no reason to end an engine.
         "RAY_memory_monitor_refresh_ms": "0",
         "RAY_agent_register_timeout_ms": "180000",
-        # A machine that was killed, and refuses connections, is missed sooner than on a network, and so is the head; one
-        # that is slow to answer is not missed.
+        # A machine that was killed refuses connections and is missed sooner than on a network, as is the head; one that
+        # is slow to answer is not missed.
         "RAY_health_check_initial_delay_ms": "1000",
         "RAY_health_check_period_ms": "500",
         "RAY_health_check_timeout_ms": "60000",
@@ -93,7 +93,13 @@ class Loopback:
             self._cluster = Cluster(
                 initialize_head=True,
                 shutdown_at_exit=True,
-                head_node_args={"num_cpus": 0, "gcs_server_port": self._port, "env_vars": environment(), **LOOPBACK},
+                head_node_args={
+                    "num_cpus": 0,
+                    "gcs_server_port": self._port,
+                    "env_vars": environment(),
+                    **agent_ports(),
+                    **LOOPBACK,
+                },
             )
 
     def add(
@@ -124,6 +130,7 @@ class Loopback:
                 num_cpus=cpus,
                 resources=resources or {},
                 env_vars=given,
+                **agent_ports(),
                 **LOOPBACK,
             )
         self.nodes.append(node)
@@ -154,6 +161,12 @@ class Loopback:
             for path in self._directory.rglob("*")
             if path.is_file() and path.suffix != ".lock" and path.name != ".lock"
         ]
+
+
+def agent_ports() -> dict[str, int]:
+    """Ports for a machine's agents. Ray ends where an agent that chooses its own is not there after 15 seconds."""
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    return {name: free_port() for name in names}
 
 
 @contextlib.contextmanager
