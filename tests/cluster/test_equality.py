@@ -33,10 +33,11 @@ ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False)
 from ray._private.state import state
 accessor = state._connect_and_get_accessor()
 def tables():
-    return b"".join([
+    rows = [
         *accessor.get_task_events(), *accessor.get_worker_table(), *accessor.get_actor_table(None, None),
         *accessor.get_job_table(), *accessor.get_node_table(),
-    ])
+    ]
+    return b"".join(row if isinstance(row, bytes) else repr(row).encode() for row in rows)
 deadline = time.monotonic() + 60
 while b"EngineActor.run" not in tables() and time.monotonic() < deadline:
     time.sleep(0.1)
