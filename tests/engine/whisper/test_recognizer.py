@@ -365,7 +365,9 @@ def test_words_of_a_loop_are_text_and_no_failure_of_the_decoder(
 ) -> None:
     loop = np.tile(call[18 * RATE : round(18.7 * RATE)], 14)
     window = Span(0, len(loop))
-    recognizer = Recognizer(context(engine, worker), whisper, "base", loop, [window], engine.batching, speech=[window])
+    recognizer = Recognizer(
+        context(engine, worker), whisper, "base", loop, [window], engine.whisper.batching(), speech=[window]
+    )
     found = list(recognizer.transcribe("en", word_times=False))
     # Three periods are a piece. In the last, which is shorter, the words may not be heard.
     pieces = found[:4]
@@ -373,7 +375,7 @@ def test_words_of_a_loop_are_text_and_no_failure_of_the_decoder(
     assert len({piece.text for piece in pieces}) == 1
     assert all(piece.flags == () for piece in found)
     # Where nobody is known to speak, the same sound is judged as before.
-    silent = Recognizer(context(engine, worker), whisper, "base", loop, [window], engine.batching)
+    silent = Recognizer(context(engine, worker), whisper, "base", loop, [window], engine.whisper.batching())
     assert len(list(silent.transcribe("en", word_times=False))) <= 1
 
 
