@@ -113,6 +113,10 @@ def test_the_machines_of_the_compose_file_make_one_cluster() -> None:
         assert service["cap_drop"] == ["ALL"]
         for volume in service["volumes"]:
             assert volume.partition(":")[0] in CLUSTER["volumes"]
+        # A tmpfs belongs to root and has the mode of the image's directory: only /tmp is open to the image's user.
+        assert set(service.get("tmpfs", ())) <= {"/tmp"}
+        # The image's health check asks a server.
+        assert service.get("healthcheck", {}).get("disable", False) == (service is not front)
     # A driver needs the sockets of its machine's part of Ray.
     assert front["network_mode"] == "service:head"
     assert "ray:/tmp" in head["volumes"]
