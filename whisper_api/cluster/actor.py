@@ -211,6 +211,10 @@ class EngineActor:
             if method == "download_model":
                 given.insert(1, run.cancel)
             return True, pickle.dumps(getattr(self._executor, method)(*given))
+        except DeviceLost as error:
+            # The front must not take this for the failure of its own device.
+            self._end(error)
+            return False, encode_error(EngineLost(str(error)))
         except BaseException as error:
             return False, encode_error(error)
         finally:
