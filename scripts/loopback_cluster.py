@@ -46,11 +46,10 @@ def environment(**more: str) -> dict[str, str]:
         # Other programs of a full machine are no reason to end an engine.
         "RAY_memory_monitor_refresh_ms": "0",
         "RAY_agent_register_timeout_ms": "180000",
-        # A machine that was killed refuses connections and is missed sooner than on a network, as is the head; one that
-        # is slow to answer is not missed.
+        # A machine that was killed is missed sooner than on a network, as is the head.
         "RAY_health_check_initial_delay_ms": "1000",
         "RAY_health_check_period_ms": "500",
-        "RAY_health_check_timeout_ms": "60000",
+        "RAY_health_check_timeout_ms": "5000",
         "RAY_health_check_failure_threshold": "4",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
         **more,
