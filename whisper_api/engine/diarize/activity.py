@@ -19,14 +19,17 @@ from whisper_api.schema import SAMPLE_RATE
 
 __all__ = ["SpeakerActivity", "SpeakerSpans", "frame_speakers", "turns_of", "window_starts", "without_overlap"]
 
-# Probabilities, averaged over windows and models, above which anybody speaks and above which two people speak. 0.4 to
-# 0.5 and 0.35 to 0.4 gave nearly the same error rate.
+# Probabilities, averaged over windows and models, above which anybody speaks and above which two people speak. 0.45 to
+# 0.5 and 0.4 to 0.5 gave nearly the same error rate.
 SPEECH = 0.5
-OVERLAP = 0.4
+OVERLAP = 0.45
+# Weights of the second model for speech and for overlap. It has shorter windows, each normalized by itself, so it hears
+# quiet speakers better, and overlap worse.
+SECOND_WEIGHTS = (0.7, 0.3)
 # Probability above which a local speaker is active.
 ACTIVE = 0.5
-CHANGE_COST = 0.03
-"""Cost of one change of speaker, in seconds times similarity; 0.02 to 0.1 gave nearly the same error rate."""
+CHANGE_COST = 0.02
+"""Cost of one change of speaker, in seconds times similarity; 0.01 to 0.04 gave nearly the same error rate."""
 # From this much overlapping speech on, two people speak even if only one of them ever speaks alone.
 SECOND_VOICE = 1.0
 # A local speaker of a short recording is a speaker if the voice is alone for this long.
@@ -111,7 +114,8 @@ class SpeakerActivity:
         if self.second is not None:
             # The models have their missed speech and their false alarms at different times.
             both = min(len(levels), len(self.second.levels))
-            levels[:both] = (levels[:both] + self.second.levels[:both]) / 2
+            weights = np.array(SECOND_WEIGHTS, dtype=np.float32)
+            levels[:both] += weights * (self.second.levels[:both] - levels[:both])
         return levels
 
     @property
