@@ -182,9 +182,8 @@ def _report(
     analyses: list[tuple[diarize.Analysis, float]],
     stock: list[list[Turn]] | None,
 ) -> None:
-    print(
-        f"{'recording':18} {'DER':>6} {'least':>6} {'missed':>7} {'false':>6} {'wrong':>6} {'speech':>7}  speakers  stock"
-    )
+    titles = f"{'recording':18} {'DER':>6} {'least':>6} {'missed':>7} {'false':>6} {'wrong':>6} {'speech':>7}"
+    print(titles, " speakers  stock")
     ours = _ours(recordings, analyses)
     theirs = []
     for number, ((name, _, rttm), (parts, found, there)) in enumerate(zip(recordings, ours, strict=True)):
