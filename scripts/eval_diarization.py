@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Diarization error rate of the open models, for each recording and pooled.
 
-    scripts/eval_diarization.py [FOLDER] [--voices FOLDER] [--stock] [--sensitivity] [--fp32]
+    scripts/eval_diarization.py [FOLDER] [--voices FOLDER] [--seed N] [--stock] [--sensitivity] [--fp32]
 
 FOLDER holds a manifest.json, a list of {"file"} with the reference beside each file as .rttm; the telephone call in
 pyannote.audio's package is always measured. ``--voices`` adds conversations made from the single speakers of a folder
-(see ``conversations.py``). No collar, overlapping speech counted. ``--stock`` also runs pyannote's pipeline with
-segmentation-3.0 and CAM++. Beside the error rate stands the rate that perfect clustering would leave: missed speech and
-false alarms. ``--sensitivity`` repeats clustering and assignment with other settings, and prints the pooled error rate
-of each and the rate when every recording is measured with the setting that is best for all the others, those of both
-kinds together.
+(see ``conversations.py``), ``--seed`` others of the same kinds. No collar, overlapping speech counted. ``--stock`` also
+runs pyannote's pipeline with segmentation-3.0 and CAM++. Beside the error rate stands the rate that perfect clustering
+would leave: missed speech and false alarms. ``--sensitivity`` repeats clustering and assignment with other settings,
+and prints the pooled error rate of each and the rate when every recording is measured with the setting that is best for
+all the others, those of both kinds together.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--voices", type=Path, help="a folder of recordings of single speakers")
+    parser.add_argument("--seed", type=int, default=0, help="of the conversations made")
     parser.add_argument("--stock", action="store_true", help="pyannote's pipeline beside ours")
     parser.add_argument("--sensitivity", action="store_true")
     parser.add_argument("--fp32", action="store_true", help="no bfloat16, whatever the CPU can do")
@@ -75,7 +76,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         parts = {"recorded": recordings}
         if arguments.voices:
-            parts["synthesised"] = list(conversations.write(conversations.read_voices(arguments.voices), Path(made)))
+            voices = conversations.read_voices(arguments.voices)
+            parts["synthesised"] = list(conversations.write(voices, Path(made), arguments.seed))
         tried: list[list[dict[str, float]]] = []
         for title, part in parts.items():
             print(title)
