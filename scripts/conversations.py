@@ -146,8 +146,13 @@ def pitch(phrases: Sequence[Floats]) -> float:
     return float(np.median(found)) if found else 0.0
 
 
-def write(voices: Mapping[str, Sequence[Floats]], folder: Path) -> Iterator[tuple[str, Path, Path]]:
+def write(voices: Mapping[str, Sequence[Floats]], folder: Path, seed: int = 0) -> Iterator[tuple[str, Path, Path]]:
     """Write the conversations; conversations of more speakers than there are voices are left out.
+
+    Args:
+        voices: name to phrases.
+        folder: for the files.
+        seed: another one gives other conversations of the same kinds.
 
     Yields:
         Name, WAV file and .rttm.
@@ -156,7 +161,7 @@ def write(voices: Mapping[str, Sequence[Floats]], folder: Path) -> Iterator[tupl
     for number, conversation in enumerate(CONVERSATIONS):
         if conversation.speakers > len(voices):
             continue
-        audio, turns = _converse(conversation, voices, pitches, np.random.default_rng(number))
+        audio, turns = _converse(conversation, voices, pitches, np.random.default_rng(seed + number))
         path = folder / f"{conversation.name}.wav"
         with wave.open(str(path), "wb") as out:
             out.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))

@@ -79,19 +79,25 @@ def test_a_small_cluster_needs_a_wider_gap() -> None:
 
 def test_repeating_a_recording_invents_no_voice() -> None:
     x, t, _ = conversation(2, 6, seed=3)
-    # A few spans that resemble nothing: two seconds of laughter, again in each repetition.
-    x[10:13] = conversation(1, 1, noise=0.3, seed=9)[0][:3]
+    # Two spans that resemble nothing: a second of laughter, again in each repetition.
+    x[10:12] = conversation(1, 1, noise=0.3, seed=9)[0][:2]
     once = found_in(x, t)
     rng = np.random.default_rng(0)
     many = normed(np.concatenate([x] * 20) + 0.005 * rng.standard_normal((20 * len(x), DIMENSION)))
     assert once == found_in(many, np.arange(len(many), dtype=np.float64) * 2.0) == 2
 
 
-def test_a_handful_of_spans_is_no_voice_unless_asked_for() -> None:
-    x, t, _ = conversation(2, 2)
-    x, t = np.concatenate([x[:8], x[8:11]]), t[:11]
-    assert found_in(x, t) == 1
+@pytest.mark.parametrize(("spans", "channel", "voices"), [(2, 0.0, 1), (3, 0.0, 2), (3, 0.7, 1), (4, 0.7, 2)])
+def test_few_spans_are_a_voice_if_they_stand_apart_or_if_it_is_asked_for(
+    spans: int, channel: float, voices: int
+) -> None:
+    x, t, _ = conversation(2, 2, channel=channel, noise=0.7)
+    x, t = x[: 8 + spans], t[: 8 + spans]
+    assert found_in(x, t) == voices
     assert found_in(x, t, SpeakerBounds(2, 2)) == 2
+    assert found_in(x, t, SpeakerBounds(1, 1)) == 1
+    # A cluster that stands apart does not exceed the bound, whatever its gap.
+    assert found_in(x, t, SpeakerBounds(maximum=1), apart=0.0) == 1
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 3, 5, 8])

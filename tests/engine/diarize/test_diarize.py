@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import threading
 import wave
@@ -14,7 +15,8 @@ import numpy.typing as npt
 import pytest
 
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.diarize.analysis import Analysis, analyze
+from whisper_api.engine.diarize.activity import SpeakerSpans
+from whisper_api.engine.diarize.analysis import CHUNK, Analysis, analyze
 from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds
 from whisper_api.engine.diarize.pipeline import Diarization, diarize
 from whisper_api.engine.models.cache import ModelCache
@@ -131,6 +133,27 @@ def test_no_setting_is_brittle(setting: str, values: tuple[float, ...], analysis
         turns = analysis.turns(analysis.speakers(SpeakerBounds(), ClusteringOptions(**options)))
         found = [(turn.start, turn.end, turn.speaker) for turn in turns]
         assert errors(found, sample_call.with_suffix(".rttm")) <= 0.10, f"{setting} {value}"
+
+
+def test_moments_have_embeddings_of_their_own_times(analysis: Analysis) -> None:
+    moments, spans = analysis.moments, analysis.spans
+    assert len(moments.times) == len(analysis.moment_embeddings) > len(spans.times) == len(analysis.embeddings)
+    embeddings = analysis.moment_embeddings.astype(np.float32)
+    assert np.linalg.norm(embeddings, axis=1) == pytest.approx(np.ones(len(embeddings)), abs=2e-3)
+    # More than one chunk of audio: a moment resembles the span around it most, in the second chunk too.
+    assert spans.times[-1] > CHUNK
+    for times in ((0, CHUNK), (CHUNK, 30)):
+        at = [number for number, time in enumerate(moments.times) if times[0] < time < times[1] and time in spans.times]
+        here = embeddings[at] @ analysis.embeddings.T
+        own = here[np.arange(len(at)), np.searchsorted(spans.times, moments.times[at])]
+        assert own.mean() > here.mean() + 0.1
+
+
+def test_frames_get_speakers_without_moments(analysis: Analysis) -> None:
+    none = SpeakerSpans(np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros((0, 40), dtype=np.bool_))
+    bare = dataclasses.replace(analysis, moments=none, moment_embeddings=np.zeros((0, 192), dtype=np.float16))
+    centroids = analysis.speakers(SpeakerBounds())
+    assert {turn.speaker for turn in bare.turns(centroids)} == {turn.speaker for turn in analysis.turns(centroids)}
 
 
 def test_the_number_of_speakers_can_be_given(job: Job, call: Floats) -> None:

@@ -38,10 +38,14 @@ Floats = npt.NDArray[np.float32]
 # Seconds of a window, as each segmentation model was trained, and between windows. Smaller steps double the work for
 # 0.01 less error.
 WINDOWS = {"segmentation-3.0": (10.0, 2.0), "segmentation": (5.0, 1.0)}
-# The longest span; 1.5 to 3 gave nearly the same.
+# Spans that are clustered: length, step and least speech. 1.5 to 3 seconds gave nearly the same.
 SPAN_SECONDS = 2.0
 SPAN_STEP = 0.5
 MIN_SPAN_SECONDS = 0.3
+# Moments, the shorter spans that give each frame its speaker: a longer one blurs where the speaker changes.
+MOMENT_SECONDS = 0.4
+MOMENT_STEP = 0.25
+MIN_MOMENT_SECONDS = 0.25
 
 # One pass of the embedding's trunk: seconds of audio, and seconds of context on both sides.
 CHUNK = 20.0
@@ -49,6 +53,8 @@ MARGIN = 2.0
 # The mean of the features is taken over at most this many windows, spread over the recording.
 _MEAN_WINDOWS = 60
 _SEGMENTATION_SHARE = 0.35
+# Moments whose similarities are computed at a time.
+_ROWS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,10 @@ class Analysis:
 
     Attributes:
         activity: probabilities of speech.
-        spans: short spans of one speaker each.
+        spans: spans of one speaker each, long enough to find the speakers.
         embeddings: (spans, 192), each of length 1.
+        moments: shorter spans, which show where the speaker changes.
+        moment_embeddings: (moments, 192), each of length 1, in float16, because hours have hundreds of thousands.
         voiceprint: the kind of embedding.
         revision: of the files of the embedding network.
     """
@@ -66,6 +74,8 @@ class Analysis:
     activity: SpeakerActivity
     spans: SpeakerSpans
     embeddings: Floats
+    moments: SpeakerSpans
+    moment_embeddings: npt.NDArray[np.float16]
     voiceprint: Voiceprint = CAMPPLUS
     revision: str | None = None
 
@@ -98,8 +108,12 @@ class Analysis:
             overlap: whether overlapping speech has two speakers; else it has the one who goes on.
         """
         if len(centroids):
-            similarity = np.asarray(self.embeddings @ centroids.T, dtype=np.float64)
-            speakers = frame_speakers(self.activity, self.spans, similarity, two_voices=two_voices)
+            spans, embeddings = self.moments, self.moment_embeddings
+            if len(embeddings) == 0:
+                spans, embeddings = self.spans, self.embeddings.astype(np.float16)
+            blocks = range(0, len(embeddings), _ROWS)
+            similarity = np.concatenate([embeddings[row : row + _ROWS] @ centroids.T for row in blocks])
+            speakers = frame_speakers(self.activity, spans, similarity, two_voices=two_voices)
             speakers = speakers if overlap else without_overlap(speakers)
         else:
             speakers = np.where(self.activity.speech, 0, -1).astype(np.int32)[:, None]
@@ -121,8 +135,9 @@ def analyze(ctx: JobContext, audio: Floats) -> Analysis:
         *networks, embedding = (stack.enter_context(ctx.lease(source)) for source in models.sources)
         activity = _segment(ctx, audio, dict(zip(models.segmentation, networks, strict=True)))
         spans = activity.spans(SPAN_SECONDS, SPAN_STEP, MIN_SPAN_SECONDS)
-        embeddings = _embed(ctx, audio, embedding, activity, spans)
-        return Analysis(activity, spans, embeddings, models.voiceprint, models.revision)
+        moments = activity.spans(MOMENT_SECONDS, MOMENT_STEP, MIN_MOMENT_SECONDS)
+        embedded = _embed(ctx, audio, embedding, activity, spans, moments)
+        return Analysis(activity, spans, embedded[0], moments, embedded[1], models.voiceprint, models.revision)
 
 
 def speaker_label(number: int) -> str:
@@ -163,20 +178,33 @@ def _segment(ctx: JobContext, audio: Floats, models: dict[str, Any]) -> SpeakerA
     return activity
 
 
-def _embed(ctx: JobContext, audio: Floats, model: Any, activity: SpeakerActivity, spans: SpeakerSpans) -> Floats:
-    """Embeddings of the spans, shape (spans, 192)."""
+def _embed(
+    ctx: JobContext,
+    audio: Floats,
+    model: Any,
+    activity: SpeakerActivity,
+    spans: SpeakerSpans,
+    moments: SpeakerSpans,
+) -> tuple[Floats, npt.NDArray[np.float16]]:
+    """Embeddings of the spans, shape (spans, 192), and of the moments, (moments, 192)."""
     embeddings = np.empty((len(spans.times), DIMENSION), dtype=np.float32)
+    of_moments = np.empty((len(moments.times), DIMENSION), dtype=np.float16)
     if len(embeddings) == 0:
-        return embeddings
+        return embeddings, of_moments[:0]
     operation = EmbedSpans(model, ctx.device.torch_name, embedding_dtype(ctx.device) != "float32")
     speech = activity.speech_features()
-    inputs = _embedding_inputs(audio, speech, _feature_mean(audio, speech, model), spans)
-    done = 0
-    for result in ctx.run(((operation, value, CHUNK) for value in inputs), window=4):
-        embeddings[done : done + len(result)] = result
-        done += len(result)
+    inputs = _embedding_inputs(audio, speech, _feature_mean(audio, speech, model), spans, moments)
+    done, moments_done = 0, 0
+    chunk_of, chunk_of_moment = _chunks(spans), _chunks(moments)
+    chunks = np.union1d(chunk_of, chunk_of_moment)
+    results = ctx.run(((operation, value, CHUNK) for value in inputs), window=4)
+    for number, result in zip(chunks, results, strict=True):
+        count = int((chunk_of == number).sum())
+        embeddings[done : done + count] = result[:count]
+        of_moments[moments_done : moments_done + len(result) - count] = result[count:]
+        done, moments_done = done + count, moments_done + len(result) - count
         ctx.progress(_SEGMENTATION_SHARE + (1 - _SEGMENTATION_SHARE) * done / len(embeddings))
-    return embeddings
+    return embeddings, of_moments
 
 
 def _feature_mean(audio: Floats, speech: Floats, model: Any) -> Floats:
@@ -195,16 +223,23 @@ def _feature_mean(audio: Floats, speech: Floats, model: Any) -> Floats:
     return (total / max(weight, 1.0)).astype(np.float32)
 
 
+def _chunks(spans: SpeakerSpans) -> npt.NDArray[np.int64]:
+    """(spans,) number of the chunk of audio that the centre of each span lies in."""
+    return np.asarray(np.round(spans.times * 100).astype(np.int64) // round(CHUNK * 100))
+
+
 def _embedding_inputs(
-    audio: Floats, speech: Floats, mean: Floats, spans: SpeakerSpans
+    audio: Floats, speech: Floats, mean: Floats, spans: SpeakerSpans, moments: SpeakerSpans
 ) -> Iterator[tuple[Floats, Floats, Floats, list[npt.NDArray[np.int64]]]]:
-    """Inputs of :class:`EmbedSpans`: the spans in order, grouped by the chunk of audio that they lie in."""
+    """Inputs of :class:`EmbedSpans`: for each chunk of audio the spans that lie in it, then the moments."""
     chunk, margin = round(CHUNK * 100), round(MARGIN * 100)
-    chunk_of = np.round(spans.times * 100).astype(np.int64) // chunk
-    for number in np.unique(chunk_of):
+    parts = [(each, _chunks(each)) for each in (spans, moments)]
+    for number in np.union1d(parts[0][1], parts[1][1]):
         first = max(0, int(number) * chunk - margin)
         last = min(len(speech), int(number + 1) * chunk + margin)
-        members = [spans.frames_of(int(index)) - first for index in np.flatnonzero(chunk_of == number)]
+        members = [
+            part.frames_of(int(index)) - first for part, chunks in parts for index in np.flatnonzero(chunks == number)
+        ]
         members = [frames[frames < last - first] for frames in members]
         context = speech[first:last].copy()
         for frames in members:

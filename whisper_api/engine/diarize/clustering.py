@@ -32,16 +32,21 @@ class ClusteringOptions:
         min_seconds: spans with less speech are too unreliable to form a cluster.
         min_separation: seconds between spans that share no audio; closer spans are similar whoever speaks.
         duplicate_similarity: a pair of spans above this similarity is the same sound twice, and is ignored.
-        min_spans: a smaller cluster is not a speaker.
+        min_spans: a smaller cluster is not a speaker, unless it stands apart.
+        min_apart_spans: a cluster of so many spans stands apart if all its gaps to speakers reach ``apart`` times
+            ``max_gap``: somebody who says little, in a voice that nobody else has.
+        apart: see ``min_apart_spans``.
     """
 
-    max_gap: float = 0.1
+    max_gap: float = 0.115
     small_gap: float = 2.0
     initial_distance: float = 0.38
     min_seconds: float = 1.0
     min_separation: float = 2.0
     duplicate_similarity: float = 0.9
     min_spans: int = 4
+    min_apart_spans: int = 3
+    apart: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -163,9 +168,16 @@ class _Clusters:
             gaps[a] = gaps[:, a] = self._gaps(a)
         by_size = np.argsort(-np.where(self.alive, self.size, -1), kind="stable")
         count = max(len(self._speakers()), min(bounds.minimum, int(self.alive.sum())), 1)
+        speakers = by_size[:count].tolist()
+        for cluster in by_size[count : int(self.alive.sum())].tolist():
+            if len(speakers) < bounds.maximum and self._stands_apart(gaps[cluster, speakers], self.size[cluster]):
+                speakers.append(cluster)
         numbers = np.full(self.count, -1)
-        numbers[by_size[:count]] = np.arange(count)
+        numbers[speakers] = np.arange(len(speakers))
         return np.asarray(numbers[self.into[self.of_span]])
+
+    def _stands_apart(self, gaps: Floats, size: int) -> bool:
+        return size >= self.options.min_apart_spans and bool(gaps.min() >= self.options.apart * self.options.max_gap)
 
     def _speakers(self) -> Ints:
         return np.flatnonzero(self.alive & (self.size >= self.options.min_spans))

@@ -53,7 +53,7 @@ CAMPPLUS = Voiceprint("CAM++", "campplus", ClusteringOptions(), 0.58, 0.58)
 ECAPA = Voiceprint(
     "ECAPA-TDNN",
     "ecapa",
-    ClusteringOptions(max_gap=0.16, small_gap=0.0, initial_distance=0.5, duplicate_similarity=0.8),
+    ClusteringOptions(max_gap=0.16, small_gap=0.0, initial_distance=0.5, duplicate_similarity=0.8, min_apart_spans=4),
     0.45,
 )
 
