@@ -143,7 +143,9 @@ def test_the_pods_of_the_manifest_work_with_what_the_image_has_and_kuberay_adds(
         user = int(re.findall(r"useradd --uid (\d+)", DOCKERFILE)[0])
         assert pod["securityContext"] == {"runAsNonRoot": True, "runAsUser": user, "fsGroup": user}
         # KubeRay's probes run wget in the first container of a pod, unless it has probes.
-        assert all("httpGet" in pod["containers"][0][probe] for probe in ("livenessProbe", "readinessProbe"))
+        probes = [pod["containers"][0][probe] for probe in ("livenessProbe", "readinessProbe")]
+        # The port of Ray's agent on each machine.
+        assert [probe["httpGet"]["port"] for probe in probes] == [52365, 52365]
     # The autoscaler's container knows nothing of the token by itself.
     tokens = [each for each in spec["autoscalerOptions"]["env"] if each["name"].startswith("RAY_AUTH")]
     assert tokens == [each for each in head["containers"][0]["env"] if each["name"].startswith("RAY_AUTH")]
