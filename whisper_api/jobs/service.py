@@ -81,7 +81,7 @@ class JobService(Lifecycle):
     @property
     def speakers(self) -> KnownSpeakers:
         """The known speakers of callers, which are in the same database."""
-        return KnownSpeakers(self.store, self._executor, self._config.max_speakers_per_key)
+        return KnownSpeakers(self.store, self._executor, self._config.max_speakers_per_key, self._lose_device)
 
     @property
     def vocabularies(self) -> Vocabularies:
@@ -310,7 +310,8 @@ class JobService(Lifecycle):
                 # Read the job again, because it may have ended or gone back to the queue before it was stopped.
                 continue
             # The job waits, or its device hangs; in that case a later outcome is not stored.
-            if self.store.cancel(job_id, time.time(), states=(job.state,)):
+            worked = 0.0 if running is None else self._running.worked(running)
+            if self.store.cancel(job_id, time.time(), states=(job.state,), compute_seconds=worked):
                 self._queue.remove(job_id)
                 self._after_cancel(job_id)
                 return True
