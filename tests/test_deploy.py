@@ -117,8 +117,8 @@ def test_the_machines_of_the_compose_file_make_one_cluster() -> None:
         assert set(service.get("tmpfs", ())) <= {"/tmp"}
         # The image's health check asks a server.
         assert service.get("healthcheck", {}).get("disable", False) == (service is not front)
-    # A driver needs the sockets of its machine's part of Ray.
-    assert front["network_mode"] == "service:head"
+    # A driver needs the sockets of its machine's part of Ray, and looks for its process.
+    assert front["network_mode"] == front["pid"] == front["ipc"] == "service:head"
     assert "ray:/tmp" in head["volumes"]
     assert "ray:/tmp" in front["volumes"]
     assert worker["deploy"]["replicas"] == 2
@@ -143,12 +143,15 @@ def test_the_pods_of_the_manifest_work_with_what_the_image_has_and_kuberay_adds(
         user = int(re.findall(r"useradd --uid (\d+)", DOCKERFILE)[0])
         assert pod["securityContext"] == {"runAsNonRoot": True, "runAsUser": user, "fsGroup": user}
         # KubeRay's probes run wget in the first container of a pod, unless it has probes.
-        assert all("httpGet" in pod["containers"][0][probe] for probe in ("livenessProbe", "readinessProbe"))
+        probes = [pod["containers"][0][probe] for probe in ("livenessProbe", "readinessProbe")]
+        # The port of Ray's agent on each machine.
+        assert [probe["httpGet"]["port"] for probe in probes] == [52365, 52365]
     # The autoscaler's container knows nothing of the token by itself.
     tokens = [each for each in spec["autoscalerOptions"]["env"] if each["name"].startswith("RAY_AUTH")]
     assert tokens == [each for each in head["containers"][0]["env"] if each["name"].startswith("RAY_AUTH")]
     # With an autoscaler, KubeRay mounts the volume "ray-logs" at /tmp/ray of the head; the front must see the same.
     assert {"name": "ray-logs", "emptyDir": {}} in head["volumes"]
+    assert head["shareProcessNamespace"]
     for container in head["containers"]:
         assert {"name": "ray-logs", "mountPath": "/tmp/ray"} in container["volumeMounts"]
         assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
