@@ -15,16 +15,18 @@ LOOK_SECONDS = 0.1
 
 
 class Client:
-    """A connection to a server without authorization.
+    """A connection to a server.
 
     Args:
         url: URL of the server.
         audio: the audio of each request.
+        key: key of the requests; None for a server without authorization.
         fields: fields of the form, in addition to language, speakers and format.
     """
 
-    def __init__(self, url: str, audio: Path, **fields: Any) -> None:
+    def __init__(self, url: str, audio: Path, key: str | None = None, **fields: Any) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=3600)
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         content = audio.read_bytes()
         every = {"language": "en", "diarize": False, "beam_size": 5, "output_format": "txt", **fields}
         self._forms = {sync: _form(content, {**every, "sync": sync}) for sync in (True, False)}
@@ -55,6 +57,10 @@ class Client:
         """The status of a job, after a change of its state or some seconds."""
         return self._ask("GET", f"/transcription/{job_id}?wait={wait:g}")
 
+    def server_status(self) -> dict[str, Any]:
+        """The status of the server."""
+        return self._ask("GET", "/status")
+
     def stop(self, job_id: str) -> None:
         """Cancel a job that waits or runs."""
         self._ask("DELETE", f"/transcription/{job_id}?force=true")
@@ -66,7 +72,7 @@ class Client:
     def _ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> dict[str, Any]:
-        self._connection.request(method, path, body, headers or {})
+        self._connection.request(method, path, body, {**self._headers, **(headers or {})})
         response = self._connection.getresponse()
         answer = response.read()
         if response.status not in (200, 202):

@@ -29,12 +29,16 @@ class KeptSpans(Spans):
     def named(self, name: str) -> list[ReadableSpan]:
         return [span for span in self.ended if span.name == name]
 
-    def the(self, name: str) -> ReadableSpan:
-        """The only span of a name; waits for it, since a job's span ends after the job."""
+    def some(self, name: str) -> list[ReadableSpan]:
+        """The spans of a name; waits for the first one, since a job's span ends after the job."""
         deadline = time.monotonic() + 30
         while not (found := self.named(name)) and time.monotonic() < deadline:
             time.sleep(0.005)
-        (span,) = found
+        return found
+
+    def the(self, name: str) -> ReadableSpan:
+        """The only span of a name; waits for it."""
+        (span,) = self.some(name)
         return span
 
     def under(self, span: ReadableSpan) -> list[str]:

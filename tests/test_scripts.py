@@ -29,6 +29,7 @@ SMALL = ["--quick", "--runs", "1", "--model", "tiny.en"]
 # The arguments of each script. A script may miss its targets here and exit with status 1.
 RUNS: dict[str, list[str]] = {
     "bench_events.py": [*SMALL, "--watchers", "2"],
+    "bench_everything_on.py": SMALL,
     "bench_fairness.py": [*SMALL, "--no-peers", "--seconds", "40"],
     "bench_first_text.py": SMALL,
     "bench_latency.py": [*SMALL, "--no-peers", "--only", "short"],
@@ -73,6 +74,7 @@ PARTS = {
     "loopback_cluster.py": "bench_cluster.py",
     "simulated_engine.py": "bench_cluster.py",
     "fixed_tokens.py": "gpu_sides.py",
+    "free_ports.py": "load_server.py",
     "gpu_floor.py": "acceptance",
     "gpu_gauge.py": "acceptance",
     "gpu_sides.py": "acceptance",
@@ -91,7 +93,7 @@ TESTED = {
     "try_image.py": "test_deploy.py",
 }
 # They install the project before they do anything, so only their syntax is looked at.
-SHELL = {"lint", "quickstart", "setup.sh", "test"}
+SHELL = {"coverage", "lint", "quickstart", "setup.sh", "test"}
 
 
 def names() -> set[str]:

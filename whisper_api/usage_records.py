@@ -22,7 +22,8 @@ class UsageRow(Record, frozen=True, kw_only=True):
         requests: requests, except refused ones, health checks, metrics and files of the page.
         jobs: accepted jobs, except those that were given back.
         audio_seconds: length of the audio of these jobs; as stated by the file until the job has ended.
-        compute_seconds: work of the completed jobs, as the sum of the times of their stages.
+        compute_seconds: work for the jobs that have ended, as the sum of the times of their stages without the loading
+            of models; also for jobs that failed or were canceled while they ran.
     """
 
     day: str

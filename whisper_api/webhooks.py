@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import secrets as random_secrets
 import time
@@ -217,7 +216,7 @@ def verify_webhook(
 
 def _signed(secret: str, delivery_id: str, timestamp: str, body: bytes) -> str:
     message = f"{delivery_id}.{timestamp}.".encode() + body
-    return base64.b64encode(hmac.new(_key(secret), message, hashlib.sha256).digest()).decode()
+    return base64.b64encode(hmac.digest(_key(secret), message, "sha256")).decode()
 
 
 def _key(secret: str) -> bytes:

@@ -135,6 +135,24 @@ def test_failed_authentications_are_a_bounded_number_of_entries(
     assert counted.audit_page(limit=1)[0].count == 1
 
 
+def test_attempts_that_the_limit_refuses_are_entries_of_their_own_and_bounded_too(
+    counted: CountedStore, start: Start
+) -> None:
+    trail = start()
+    addresses = [f"192.0.2.{number}" for number in range(100)]
+    for address in addresses * 3:
+        trail.refused(address)
+        trail.refused(address, 429)
+        trail.refused(address, 429)
+    trail.close()
+    found = list(counted.audit_records())
+    assert len(found) == 2 * (audit.REFUSED_ADDRESSES + 1)
+    first = [(each.address, each.status, each.error, each.count) for each in found[:2]]
+    assert first == [("192.0.2.0", 401, "unauthorized", 3), ("192.0.2.0", 429, "rate_limit_exceeded", 6)]
+    assert {each.action for each in found} == {"authentication.fail"}
+    assert sum(each.count for each in found if each.status == 429) == 600
+
+
 def test_zero_days_record_nothing_and_old_entries_go(counted: CountedStore, start: Start) -> None:
     def at(seconds: float) -> AuditRecord:
         moment = datetime.fromtimestamp(seconds, timezone.utc)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import re
+import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
+from store.test_jobs import new_job
 
 from whisper_api.access.keys import KeyRing
-from whisper_api.errors import InvalidOption
+from whisper_api.errors import InvalidOption, KeyExpired
+from whisper_api.key_values import KeyChange
 from whisper_api.store.jobs import JobStore
 
 
@@ -95,7 +99,7 @@ def test_a_token_that_is_not_quite_right_does_not_open(ring: KeyRing, change: An
 def test_a_revoked_key_does_not_open_and_frees_its_name(ring: KeyRing, tmp_path: Path) -> None:
     key, token = ring.create("laptop")
     _, other = ring.create("desk")
-    assert ring.still_good(key)
+    assert ring.recheck(key) == key
     # Another process revokes the key, as the command does while the server runs.
     store = JobStore(tmp_path / "jobs.db")
     revoked = KeyRing(store).revoke("laptop")
@@ -107,13 +111,73 @@ def test_a_revoked_key_does_not_open_and_frees_its_name(ring: KeyRing, tmp_path:
     again, new = ring.create("laptop")
     assert again.key_id != key.key_id
     assert ring.verify(new) == again
-    assert ring.still_good(again)
-    assert not ring.still_good(key)
+    assert ring.recheck(again) == again
+    assert ring.recheck(key) is None
     assert ring.verify(token) is None
     assert [key.name for key in ring.list()] == ["laptop", "desk", "laptop"]
     ring.revoke("desk")
     ring.revoke(again.key_id)
     assert not ring.any()
+
+
+@pytest.mark.parametrize("end", ["revoked here", "revoked elsewhere", "rotated", "changed", "a job is added"])
+def test_a_key_that_was_read_is_verified_at_once_until_anything_changes(
+    ring: KeyRing, store: JobStore, tmp_path: Path, end: str
+) -> None:
+    key, token = ring.create("laptop")
+    wrong = f"{token[:-4]}{'AAAA' if token[-4:] != 'AAAA' else 'BBBB'}"
+    assert ring.verify_at_once(token) == (False, None)
+    assert ring.verify_at_once("wk_") == (False, None)
+    assert ring.verify(token) == key
+    for _ in range(3):
+        assert ring.verify_at_once(token) == (True, key)
+        assert ring.verify_at_once(wrong) == (True, None)
+    other = JobStore(tmp_path / "jobs.db")
+    match end:
+        case "revoked here":
+            ring.revoke("laptop")
+        case "revoked elsewhere":
+            # As `whisper-api keys revoke` does beside a running server.
+            KeyRing(other).revoke("laptop")
+        case "rotated":
+            ring.rotate(key.key_id, 0.0)
+        case "changed":
+            ring.change(key.key_id, KeyChange(name="desk"))
+        case _:
+            other.add(new_job("one"))
+    other.close()
+    wanted = {"rotated": "expired", "changed": "desk", "a job is added": "laptop"}.get(end)
+
+    def known() -> str | None:
+        """The name of the key; "expired" for a secret that was replaced."""
+        try:
+            at_once, found = ring.verify_at_once(token)
+            if not at_once:
+                found = ring.verify(token)
+        except KeyExpired:
+            return "expired"
+        return None if found is None else found.name
+
+    assert [known(), known()] == [wanted, wanted]
+
+
+def test_a_key_that_was_read_expires_at_its_time(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    _, token = ring.create("guest", expires_at=datetime.fromtimestamp(now + 60, timezone.utc))
+    assert ring.verify(token) is not None
+    assert ring.verify_at_once(token)[1] is not None
+    monkeypatch.setattr("time.time", lambda: now + 61)
+    with pytest.raises(KeyExpired):
+        ring.verify_at_once(token)
+
+
+def test_a_use_that_is_verified_at_once_counts(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, token = ring.create("laptop")
+    ring.verify(token)
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 100)
+    ring.verify_at_once(token)
+    assert ring.get(key.key_id).last_used_at == now + 100
 
 
 def test_a_name_is_one_keys(ring: KeyRing) -> None:

@@ -17,7 +17,7 @@ from whisper_api.access.quotas import LEAST_BYTES_PER_SECOND, Quotas
 from whisper_api.errors import InvalidAudio, QuotaExceeded
 from whisper_api.jobs.service import JobService
 from whisper_api.store.jobs import Job, JobStore
-from whisper_api.store.usage import Charge, day_of
+from whisper_api.store.usage import Allowance, Charge, day_of
 from whisper_api.testing import FakeExecutor
 
 CLIENTS = 200
@@ -181,4 +181,6 @@ def test_nothing_is_charged_without_a_quota_where_no_usage_is_recorded(serve: Se
     service = serve(FakeExecutor(), usage_retention_days=0, quota="5 jobs/day")
     ended(service, submit(service, owner=alice))
     assert left(service, alice) == {"jobs-day": 4}
-    assert service.store.used(alice, day_of(time.time())) == (1, 10.0)
+    today = day_of(time.time())
+    allowances = [Allowance("", "jobs", 1, today), Allowance("", "audio_seconds", 1, today)]
+    assert service.store.used_of(alice, allowances) == [1, 10.0]

@@ -6,7 +6,6 @@ be in German: the detected probabilities of English and German are exchanged the
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,12 +20,8 @@ from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.detection import LanguageDetector
 from whisper_api.engine.whisper.model import Detected, Row
-from whisper_api.engine.whisper.window_decoder import Window
+from whisper_api.engine.whisper.window import Window
 from whisper_api.schema import PartialSegments
-
-sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
-
-import random_models
 
 pytestmark = pytest.mark.models
 
@@ -143,10 +138,12 @@ def test_speech_in_another_language_is_warned_about(engine: Engine, twice: Float
 
 
 @pytest.fixture(scope="module")
-def aligning(models_dir: Path, base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def aligning(
+    models_dir: Path, base_model_dir: Path, random_alignment: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
     """An engine with an alignment model for English alone, of the true shape with random weights."""
     root = tmp_path_factory.mktemp("models")
-    random_models.make_alignment(root)
+    (root / "align").symlink_to(random_alignment, target_is_directory=True)
     (root / "whisper").symlink_to(models_dir / "whisper", target_is_directory=True)
     with Engine(device="cpu", model="base", models_dir=root, offline=True) as engine:
         yield engine

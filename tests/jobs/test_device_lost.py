@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from fakes import Services, ended, idle, queued_in, submit, text_of, until
+from fakes import DEADLINE, Services, ended, idle, queued_in, submit, text_of, until
 from server.inside import inside, on_a_loop, problem
 
 from whisper_api.errors import DeviceLost, Draining, EngineClosed
@@ -28,7 +28,7 @@ def test_the_jobs_of_a_lost_device_wait_for_the_next_process(serve: Services) ->
 
     def behave(executor: FakeExecutor, job: Job) -> None:
         # Both jobs run when the device fails.
-        together.wait(10)
+        together.wait(DEADLINE)
         raise LOST
 
     executor = FakeExecutor(behave=behave)
@@ -37,7 +37,7 @@ def test_the_jobs_of_a_lost_device_wait_for_the_next_process(serve: Services) ->
     service.on_fault(told.set)
     jobs = [submit(service, str(number)) for number in range(2)]
     executor.preload_gate.set()
-    assert told.wait(10)
+    assert told.wait(DEADLINE)
     with pytest.raises(Draining):
         submit(service, "later")
     until(lambda: len(queued_in(service.store)) >= 2, "the jobs are back in the queue")

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from receiver import Receiver, receiver
 from store.test_jobs import TRANSCRIPT, new_job
 
 from whisper_api.errors import StorageFull
-from whisper_api.jobs import webhook_sender
+from whisper_api.jobs import webhook_requests, webhook_sender
 from whisper_api.jobs.retention import Retention
 from whisper_api.jobs.webhook_bodies import Bodies
 from whisper_api.jobs.webhook_sender import DELAYS, JITTER, LONGEST_RETRY_AFTER, WebhookSender, pause_after
@@ -42,7 +43,7 @@ def receiving() -> Iterator[Receiver]:
 class Sending:
     """A sender with a clock that the test moves, and the store of its deliveries."""
 
-    def __init__(self, store: JobStore, hosts: frozenset[str]) -> None:
+    def __init__(self, store: JobStore, hosts: frozenset[str], idle_seconds: float = 0.0) -> None:
         self.store = store
         self.now = 1_900_000_000.0
         self.webhooks = Webhooks(store, hosts)
@@ -56,6 +57,7 @@ class Sending:
             self.webhooks.secrets_of,
             private_hosts=hosts,
             clock=lambda: self.now,
+            idle_seconds=idle_seconds,
         )
         store.on_deliveries = self.sender.wake
 
@@ -84,6 +86,13 @@ class Sending:
 
     def timers(self) -> list[threading.Thread]:
         return [each for each in threading.enumerate() if each.name == "webhooks"]
+
+    def limits(self) -> list[threading.Thread]:
+        return [each for each in threading.enumerate() if each.name == "webhook-limit"]
+
+    def allow(self, *hosts: str) -> None:
+        """Allow these hosts only."""
+        self.sender._requests._rules = ConnectRules(20.0, frozenset(hosts))  # noqa: SLF001
 
     def later(self, seconds: float) -> None:
         self.now += seconds
@@ -196,6 +205,43 @@ def test_no_thread_runs_and_nothing_is_looked_up_while_nothing_is_due(
     assert (len(sending.threads()), len(sending.timers()), len(looked)) == (0, 1, count)
 
 
+def test_a_thread_sends_what_comes_next_and_ends_with_the_sender(store: JobStore, receiving: Receiver) -> None:
+    sending = Sending(store, frozenset([receiving.host]), idle_seconds=600.0)
+    threads = list[threading.Thread]()
+    body_of = sending.sender._body_of  # noqa: SLF001
+
+    def noted(delivery: Delivery) -> bytes:
+        threads.append(threading.current_thread())
+        return body_of(delivery)
+
+    sending.sender._body_of = noted  # noqa: SLF001
+    sending.sender.start()
+    for number in range(1, 6):
+        until(lambda: sending.sender._idles, "the thread waits")  # noqa: SLF001
+        sending.end_job(str(number), webhook_url=receiving.url())
+        until(lambda: {each.state for each in sending.all()} == {"Delivered"}, "it is delivered")
+    assert len(set(threads)) == 1
+    assert sending.threads() == threads[:1]
+    sending.sender.close()
+    assert (sending.threads(), sending.timers()) == ([], [])
+
+
+def test_a_thread_that_waits_makes_an_attempt_when_it_is_due(
+    store: JobStore, receiving: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_sender, "DELAYS", (0.05, 0.1, 0.05))
+    sending = Sending(store, frozenset([receiving.host]), idle_seconds=600.0)
+    begun, at = sending.now, time.monotonic()
+    sending.sender._clock = lambda: begun + time.monotonic() - at  # noqa: SLF001
+    answers = iter([500, 503, 404, 204])
+    receiving.answer = lambda path: (next(answers), {})
+    sending.sender.start()
+    sending.end_job("one", webhook_url=receiving.url())
+    until(lambda: [each.state for each in sending.all()] == ["Delivered"], "it is delivered")
+    assert sending.all()[0].attempts == 4
+    sending.sender.close()
+
+
 # --- what a receiver says ---
 
 
@@ -250,7 +296,7 @@ def test_an_address_that_is_not_allowed_gets_nothing_and_looks_like_one_that_doe
 ) -> None:
     rules = ConnectRules
     monkeypatch.setattr(
-        webhook_sender, "ConnectRules", lambda seconds, hosts: rules(seconds, hosts, lookup_seconds=0.05)
+        webhook_requests, "ConnectRules", lambda seconds, hosts: rules(seconds, hosts, lookup_seconds=0.05)
     )
     sending = Sending(store, frozenset(["127.0.0.1:9"]))
     sending.sender.start()
@@ -276,7 +322,7 @@ def test_slow_receivers_stop_no_other_and_get_few_requests_at_once(sending: Send
     try:
         with receiver() as quick:
             receiving.answer = answer
-            sending.sender._rules = ConnectRules(20.0, frozenset([receiving.host, quick.host]))  # noqa: SLF001
+            sending.allow(receiving.host, quick.host)
             for number in range(30):
                 sending.end_job(f"slow-{number}", webhook_url=receiving.url())
             for number in range(5):
@@ -293,17 +339,123 @@ def test_slow_receivers_stop_no_other_and_get_few_requests_at_once(sending: Send
 
 
 def test_a_receiver_that_never_answers_is_left_after_a_time(
-    sending: Sending, receiving: Receiver, monkeypatch: pytest.MonkeyPatch
+    store: JobStore, receiving: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhook_sender, "ATTEMPT_SECONDS", 0.2)
+    monkeypatch.setattr(webhook_requests, "ATTEMPT_SECONDS", 0.2)
+    sending = Sending(store, frozenset([receiving.host]))
+    sending.sender.start()
     held = threading.Event()
     receiving.answer = lambda path: (200, {}) if held.wait(60) else (500, {})
     try:
         sending.end_job("one", webhook_url=receiving.url())
         delivery = sending.tried(1)
         assert (delivery.state, delivery.last_status) == ("Pending", None)
+        # The thread that has broken it off ends, and the next request is broken off, too.
+        until(lambda: not sending.limits(), "the limit has ended")
+        sending.later(DELAYS[0] * (1 + JITTER))
+        assert sending.tried(2).last_status is None
     finally:
         held.set()
+        sending.sender.close()
+
+
+def test_a_thread_limits_all_requests_that_run(
+    store: JobStore, receiving: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_requests, "ATTEMPT_SECONDS", 0.5)
+    held = threading.Event()
+    receiving.answer = lambda path: (200, {}) if held.wait(60) else (500, {})
+    sending = Sending(store, frozenset([receiving.host]))
+    sending.sender.start()
+    try:
+        for number in range(4):
+            sending.end_job(f"slow-{number}", webhook_url=receiving.url())
+            assert len(sending.limits()) <= 1
+        sending.settled(*["Pending"] * 4)
+        until(lambda: not sending.limits(), "the limit has ended")
+    finally:
+        held.set()
+        sending.sender.close()
+
+
+# --- connections ---
+
+
+class Keeping:
+    """A receiver that keeps connections open. ``connections`` has the paths of the requests of each connection."""
+
+    def __init__(self, body: bytes = b"", hangs_up: bool = False) -> None:
+        self.connections: list[list[str]] = []
+        keeping = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                keeping.connections.append([])
+                self.paths = keeping.connections[-1]
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.paths.append(self.path)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+                # Without the header that announces it.
+                self.close_connection = hangs_up
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.host = f"127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("receiving", "connections"),
+    [
+        ({}, [["/0", "/1", "/2"]]),
+        ({"body": b"thank you"}, [["/0", "/1", "/2"]]),
+        # Not read, so the connection cannot be used again.
+        ({"body": b"x" * (webhook_requests.MOST_BODY_BYTES + 1)}, [["/0"], ["/1"], ["/2"]]),
+        ({"hangs_up": True}, [["/0"], ["/1"], ["/2"]]),
+    ],
+    ids=["no body", "a short body", "a long body", "hangs up"],
+)
+def test_a_connection_is_used_again_where_the_receiver_keeps_it(
+    store: JobStore, receiving: dict[str, Any], connections: list[list[str]]
+) -> None:
+    keeping = Keeping(**receiving)
+    sending = Sending(store, frozenset([keeping.host]))
+    sending.sender.start()
+    for number in range(3):
+        sending.end_job(str(number), webhook_url=f"http://{keeping.host}/{number}")
+        sending.settled(*["Delivered"] * (number + 1))
+    assert keeping.connections == connections
+    assert [each.attempts for each in sending.all()] == [1, 1, 1]
+    sending.sender.close()
+    assert sending.sender._requests._kept == {}  # noqa: SLF001
+    keeping.close()
+
+
+def test_a_kept_connection_is_closed_after_a_while(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_requests, "ATTEMPT_SECONDS", 0.1)
+    monkeypatch.setattr(webhook_requests, "KEEP_SECONDS", 0.0)
+    keeping = Keeping()
+    requests = webhook_requests.WebhookRequests(frozenset([keeping.host]), time.time)
+    requests._rules = ConnectRules(20.0, frozenset([keeping.host]))  # noqa: SLF001
+    requests.post(f"http://{keeping.host}/", b"{}", {})
+    until(lambda: not requests._watched, "the thread has ended")  # noqa: SLF001
+    assert requests._kept == {}  # noqa: SLF001
+    keeping.close()
 
 
 # --- storage, and the end of the process ---
@@ -391,7 +543,8 @@ def test_what_a_stop_interrupts_is_sent_by_the_next_process(tmp_path: Path) -> N
             until(lambda: receiving.most_at_once["/hook"] == 1, "the attempt has begun")
             begun = time.monotonic()
             service.close()
-            assert time.monotonic() - begun < 10
+            # The receiver holds its answer for 60 seconds.
+            assert time.monotonic() - begun < 50
             held.set()
             again = new_service(tmp_path, FakeExecutor(), **settings)
             again.start()

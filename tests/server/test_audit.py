@@ -287,6 +287,25 @@ async def test_failed_authentications_are_counted_by_address(tmp_path: Path) -> 
 
 
 @on_a_loop
+async def test_attempts_that_the_limit_of_wrong_keys_refuses_are_counted(tmp_path: Path) -> None:
+    async with (
+        inside(tmp_path, enable_authorization=True, auth_failure_limit="2/hour", rate_limit="1/hour") as app,
+        app.client("wk_00000000_" + "x" * 43) as wrong,
+        app.client(app.token("alice")) as alice,
+    ):
+        statuses = [(await alice.get("/status")).status_code for _ in range(2)]
+        statuses += [(await wrong.get("/status")).status_code for _ in range(5)]
+        assert statuses == [200, 429, 401, 401, 429, 429, 429]
+        app.service.audit.close()
+        found = [each for each in app.service.store.audit_records() if each.action == "authentication.fail"]
+        # The rate limit of a key is no failed authentication.
+        assert [(each.status, each.error, each.count, each.address) for each in found] == [
+            (401, "unauthorized", 2, "127.0.0.1"),
+            (429, "rate_limit_exceeded", 3, "127.0.0.1"),
+        ]
+
+
+@on_a_loop
 async def test_only_administrators_read_the_trail_and_reading_is_recorded(tmp_path: Path) -> None:
     async with recorded(tmp_path) as (app, trail):
         roles: tuple[Role, ...] = ("user", "metrics")

@@ -20,7 +20,7 @@ from server.inside import AUDIO, inside, on_a_loop, problem
 from whisper_api import Client, Server, TranscriptionOptions, errors, verify_webhook
 from whisper_api.audit_records import AuditFilter
 from whisper_api.cli.main import main
-from whisper_api.jobs import revocations, webhook_bodies, webhooks
+from whisper_api.jobs import revocations, webhook_bodies, webhook_sender, webhooks
 from whisper_api.jobs.webhooks import MAX_ENDPOINTS
 from whisper_api.store.jobs import Job
 from whisper_api.testing import FakeExecutor
@@ -493,7 +493,10 @@ async def test_limits_of_endpoints_are_named(tmp_path: Path, receiving: Receiver
 
 
 @on_a_loop
-async def test_the_metrics_count_attempts_and_pending_deliveries(tmp_path: Path, receiving: Receiver) -> None:
+async def test_the_metrics_count_attempts_and_pending_deliveries(
+    tmp_path: Path, receiving: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_sender, "IDLE_SECONDS", 0.0)
     receiving.answer = lambda path: (500 if path == "/bad" else 200, {})
     async with inside(tmp_path, FakeExecutor("Hello."), **sending(receiving)) as app, app.client() as client:
         for path in ("/bad", "/good"):

@@ -598,3 +598,22 @@ def test_space_comes_back(store: JobStore, path: Path) -> None:
     store.database.compact()
     assert path.stat().st_size < full / 4
     assert path.with_name("jobs.db-wal").stat().st_size == 0
+
+
+def test_changes_differ_after_each_commit_of_anybody(tmp_path: Path) -> None:
+    database = Database(tmp_path / "jobs.db", MIGRATIONS)
+    other = Database(tmp_path / "jobs.db", MIGRATIONS)
+    for writer in (database, other, database):
+        before = database.changes()
+        with database.read() as connection:
+            connection.execute("SELECT COUNT(*) FROM jobs").fetchall()
+        assert database.changes() == before
+        with writer.write(synced=False) as connection:
+            connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('written', ?)", (str(writer),))
+        assert database.changes() != before
+    # It does not keep the log from being emptied.
+    assert database.wipe()
+    other.close()
+    database.close()
+    with pytest.raises(StorageError):
+        database.changes()

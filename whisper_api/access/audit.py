@@ -2,7 +2,7 @@
 
 An entry whose action is in :data:`~whisper_api.audit_records.DURABLE` is on the disk before the client gets its
 response. The other entries wait for ``BATCH_SECONDS``, and are written together without a sync of the disk: a killed
-process loses the entries of the last second, a loss of power those since the last commit of a job. Failed
+process loses the entries of the last seconds, a loss of power those since the last commit of a job. Failed
 authentications are counted by address, so that a stranger cannot fill the disk.
 """
 
@@ -12,9 +12,10 @@ import getpass
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from whisper_api.audit_records import Action, AuditFilter, AuditRecord
 from whisper_api.config import Config
@@ -28,10 +29,14 @@ __all__ = ["AuditTrail", "record_command", "server_record", "utc_now"]
 
 log = logging.getLogger(__name__)
 
-BATCH_SECONDS = 1.0
+BATCH_SECONDS = 3.0
 # Most entries that wait while the database cannot be written. Further entries are lost; one entry gives their number.
 MAX_WAITING = 10_000
-# The failed authentications of an address in this time are one entry. Addresses beyond the first ones share an entry.
+# The status of the response to a failed authentication, and the error.
+RefusalStatus = Literal[401, 429]
+REFUSALS = {401: "unauthorized", 429: "rate_limit_exceeded"}
+# The failed authentications of an address with one status in this time are one entry. Addresses beyond the first ones
+# share an entry.
 REFUSAL_SECONDS = 60.0
 REFUSED_ADDRESSES = 20
 RETRY_SECONDS = 10.0
@@ -60,7 +65,7 @@ class AuditTrail:
         # Guarded by _lock:
         self._waiting: list[AuditRecord] = []
         self._lost = 0
-        self._refusals: dict[str | None, int] = {}
+        self._refusals: dict[str | None, Counter[int]] = {}
         self._refused_since = 0.0
 
     @property
@@ -104,11 +109,12 @@ class AuditTrail:
         except StorageError as error:
             log.error("an entry of the audit trail could not be written yet: %s", error)
 
-    def refused(self, address: str | None) -> None:
+    def refused(self, address: str | None, status: RefusalStatus = 401) -> None:
         """Count a failed authentication.
 
         Args:
             address: address of the client; None when it is unknown.
+            status: status of the response: 401, or 429 for an attempt that the limit of wrong keys has refused.
         """
         if not self.recording:
             return
@@ -117,7 +123,7 @@ class AuditTrail:
                 self._refused_since = time.monotonic()
             if address not in self._refusals and len(self._refusals) >= REFUSED_ADDRESSES:
                 address = None
-            self._refusals[address] = self._refusals.get(address, 0) + 1
+            self._refusals.setdefault(address, Counter())[status] += 1
         self._woken.set()
 
     def page(
@@ -192,7 +198,7 @@ class AuditTrail:
                 raise
 
     def _end_refusals(self, closing: bool) -> None:
-        """Make an entry for each address with failed authentications, when ``REFUSAL_SECONDS`` are over."""
+        """Make an entry for each address and status of failed authentications, when ``REFUSAL_SECONDS`` are over."""
         with self._lock:
             if not self._refusals or not (closing or time.monotonic() >= self._refused_since + REFUSAL_SECONDS):
                 return
@@ -203,11 +209,12 @@ class AuditTrail:
                     action="authentication.fail",
                     actor="anyone",
                     address=address,
-                    status=401,
-                    error="unauthorized",
+                    status=status,
+                    error=REFUSALS[status],
                     count=count,
                 )
-                for address, count in refusals.items()
+                for address, counts in refusals.items()
+                for status, count in sorted(counts.items())
             ]
 
     def _try_to_expire(self) -> None:

@@ -5,12 +5,8 @@ Slow password hashes protect secrets that can be guessed. A secret of this lengt
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
-import re
 import secrets
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
@@ -26,10 +22,10 @@ from whisper_api.access.key_rules import (
     keeps_an_admin,
     seconds_of,
 )
-from whisper_api.errors import InvalidOption, KeyExpired, KeyNotFound, StorageError
+from whisper_api.access.key_verification import KeyVerification, digest_of, key_id_in
+from whisper_api.errors import InvalidOption, KeyNotFound
 from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, NewKey, Role, Scope
 from whisper_api.records import rfc3339, rfc3339_or_none
-from whisper_api.store.jobs import JobStore
 from whisper_api.store.keys import NewSecret
 from whisper_api.store.rows import Key
 
@@ -43,12 +39,8 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 ID_BYTES = 4
 SECRET_BYTES = 32
 
-_TOKEN = re.compile(r"wk_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
-# An unknown key is compared with this digest, so that the answer takes as long as for a known key.
-_NO_DIGEST = bytes(hashlib.sha256().digest_size)
 
-
-class KeyRing:
+class KeyRing(KeyVerification):
     """The keys in a job database.
 
     In each method ``by`` is the key of the request. Such a request cannot give a key more rights than ``by`` has, and
@@ -57,12 +49,6 @@ class KeyRing:
     Args:
         store: the store of the keys.
     """
-
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
-        self._lock = threading.Lock()
-        # Guarded by _lock: key id to its last use, which is not in the database yet.
-        self._uses: dict[str, float] = {}
 
     def create(self, name: str, role: Role = "user", **limits: Any) -> tuple[Key, str]:
         """Make a key.
@@ -111,7 +97,7 @@ class KeyRing:
             check_values(key)
             _check_future(key.expires_at, now)
             check_powers(by, key)
-            if self._store.add_key(key, _digest(secret)):
+            if self._store.add_key(key, digest_of(secret)):
                 return key, f"wk_{key.key_id}_{secret}"
             _check_free(key.name, self._live())
 
@@ -181,7 +167,7 @@ class KeyRing:
             check_grace(grace_seconds, key, live if by is not None else None)
             return key
 
-        new = NewSecret(_digest(secret), time.time() + grace_seconds)
+        new = NewSecret(digest_of(secret), time.time() + grace_seconds)
         return self._changed(key_id, rotated, new), f"wk_{key_id}_{secret}"
 
     def revoke(self, name_or_id: str) -> Key:
@@ -218,53 +204,6 @@ class KeyRing:
 
         return self._store.change_key(key_id, ended) or self.get(key_id)
 
-    def verify(self, token: str) -> Key | None:
-        """The key to which a caller's token belongs. The call counts as a use of the key.
-
-        Returns:
-            None when there is no such key, or it was revoked.
-
-        Raises:
-            KeyExpired: the key has expired, or a rotation has replaced this secret.
-        """
-        match = _TOKEN.fullmatch(token)
-        key_id, secret = match.groups() if match else ("", "")
-        found = self._store.key_secrets(key_id)
-        given = _digest(secret)
-        if found is None:
-            hmac.compare_digest(given, _NO_DIGEST)
-            return None
-        old = next((each for each in found.old if hmac.compare_digest(given, each.digest)), None)
-        if not hmac.compare_digest(given, found.digest) and old is None:
-            return None
-        now = time.time()
-        key = _not_expired(found.key, now)
-        if key is not None:
-            if old is not None and now >= old.valid_until:
-                raise KeyExpired(
-                    f"The secret of this key was replaced, and this one has expired on {rfc3339(old.valid_until)}: use "
-                    "the new one"
-                )
-            with self._lock:
-                self._uses[key.key_id] = now
-        return key
-
-    def recheck(self, key: Key) -> Key | None:
-        """The present state of a key that was valid before; None when it was revoked.
-
-        Raises:
-            KeyExpired: the key has expired.
-        """
-        found = self._store.key(key.key_id)
-        return None if found is None else _not_expired(found[0], time.time())
-
-    def still_good(self, key: Key) -> bool:
-        """Whether a key that was valid before is still valid."""
-        try:
-            return self.recheck(key) is not None
-        except KeyExpired:
-            return False
-
     def list(self) -> list[Key]:
         """All keys, including those that have expired or were revoked, the oldest first."""
         stored = self._store.keys()
@@ -300,19 +239,6 @@ class KeyRing:
         """Whether there is a valid key."""
         return bool(self._live())
 
-    def write_uses(self) -> None:
-        """Write the last uses of keys to the database, in one transaction; call it from time to time."""
-        with self._lock:
-            uses, self._uses = self._uses, {}
-        if not uses:
-            return
-        try:
-            self._store.note_uses(uses)
-        except StorageError as error:
-            log.warning("the last uses of keys could not be written: %s", error)
-            with self._lock:
-                self._uses = uses | self._uses
-
     def _changed(
         self, key_id: str, change: Callable[[Key, Sequence[Key]], Key], secret: NewSecret | None = None
     ) -> Key:
@@ -321,11 +247,6 @@ class KeyRing:
             state = self.get(key_id).state(time.time())
             raise KeyNotFound(f"Key {key_id} is {state}: make a new key")
         return self._with_use(changed)
-
-    def _with_use(self, key: Key) -> Key:
-        with self._lock:
-            used = self._uses.get(key.key_id)
-        return key if used is None else replace(key, last_used_at=used)
 
     def _live(self) -> Sequence[Key]:
         now = time.time()
@@ -353,17 +274,6 @@ def access_key(key: Key) -> AccessKey:
     )
 
 
-def _not_expired(key: Key, now: float) -> Key | None:
-    match key.state(now):
-        case "active":
-            return key
-        case "expired":
-            assert key.expires_at is not None, "only a key with an expiry expires"
-            raise KeyExpired(f"This key has expired on {rfc3339(key.expires_at)}: ask an administrator for a new key")
-        case _:
-            return None
-
-
 def _given(value: Any, present: Any) -> Any:
     return present if isinstance(value, UnsetType) else value
 
@@ -376,13 +286,3 @@ def _check_free(name: str, live: Sequence[Key]) -> None:
 def _check_future(expires_at: float | None, now: float) -> None:
     if expires_at is not None and expires_at <= now:
         raise InvalidOption("expires_at", "expected a time in the future; to end a key now, revoke it")
-
-
-def key_id_in(token: str) -> str:
-    """The id of the key that a token names; empty when it names none."""
-    match = _TOKEN.fullmatch(token)
-    return match[1] if match else ""
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()

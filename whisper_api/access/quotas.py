@@ -89,17 +89,21 @@ class Quotas:
         Raises:
             QuotaExceeded: nothing is left of a quota.
         """
-        usages = [(allowance, self._used(owner, allowance)) for allowance in self.allowances(owner)]
-        full = [(allowance, used) for allowance, used in usages if used >= allowance.amount]
+        full = [(allowance, used) for allowance, used in self._used(owner, self.of(owner)) if used >= allowance.amount]
         if full:
             raise self.exceeded(full)
 
     def standings(self, owner: str) -> tuple[Standing, ...]:
         """The quotas of a key, and what is left of them."""
-        now = self._clock()
+        found = self._store.key(owner) if owner else None
+        return () if found is None else self.standings_of(found[0])
+
+    def standings_of(self, key: Key) -> tuple[Standing, ...]:
+        """As :meth:`standings`, for a key that was read already."""
+        now, owner = self._clock(), key.key_id
         found = []
-        for quota in self.of(owner):
-            allowance = _allowance(quota, now)
+        quotas = self.of_key(key)
+        for quota, (allowance, used) in zip(quotas, self._used(owner, quotas), strict=True):
             first, after = _period(quota.period, now)
             found.append(
                 Standing(
@@ -107,7 +111,7 @@ class Quotas:
                     unit=QUOTA_UNITS[quota.measure],
                     limit=allowance.amount,
                     window_seconds=round((after - first).total_seconds()),
-                    remaining=max(0, math.floor(allowance.amount - self._used(owner, allowance) + 1e-6)),
+                    remaining=max(0, math.floor(allowance.amount - used + 1e-6)),
                     reset_seconds=math.ceil(after.timestamp() - now),
                 )
             )
@@ -148,9 +152,11 @@ class Quotas:
             tuple(allowance.policy for allowance, _ in used),
         )
 
-    def _used(self, owner: str, allowance: Allowance) -> float:
-        jobs, audio_seconds = self._store.used(owner, allowance.first_day)
-        return float(jobs) if allowance.column == "jobs" else audio_seconds
+    def _used(self, owner: str, quotas: Sequence[Quota]) -> list[tuple[Allowance, float]]:
+        """The allowance of each quota, and how much of it an owner has used."""
+        now = self._clock()
+        allowances = [_allowance(quota, now) for quota in quotas]
+        return list(zip(allowances, self._store.used_of(owner, allowances), strict=True)) if allowances else []
 
 
 def _allowance(quota: Quota, now: float) -> Allowance:

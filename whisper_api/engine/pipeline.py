@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
+from whisper_api.engine.align.ahead import EmissionsAhead
 from whisper_api.engine.align.loading import AlignmentModels, warn_of_attention
 from whisper_api.engine.audio.decode import AudioInput, decode
 from whisper_api.engine.audio.device_copies import COPIES
@@ -134,16 +135,20 @@ class TranscriptionRun:
             if options.diarize is not False and spans:
                 self._speakers = background.enter_context(diarizing(ctx, heard, references))
             text = Text(recognizer, judge, heard)
+            models: AlignmentModels | None = None
             with self._stage("asr"):
                 text.language, probability = recognizer.resolve_language(options.language)
                 text.languages = recognizer.languages or (text.language,)
-                models = AlignmentModels(ctx, text.languages, leases, background) if spans and options.align else None
+                if spans and options.align:
+                    # Diarization uses the lanes that decoding leaves idle.
+                    ahead = None if self._speakers else EmissionsAhead.of(ctx, audio, spans, sizes.lanes)
+                    models = AlignmentModels(ctx, text.languages, leases, background, ahead)
                 self._recognize(text, models)
             if models is not None and text.windows:
                 with self._stage("align"):
                     aligned = [code for code in models.languages if text.windows_in(code)]
                     if aligned:
-                        self._align(text, aligned)
+                        self._align(text, aligned, models.ahead)
                     self._complete(text)
             redactions = self._redact(text) if options.redact else ()
             segments, diarization = self._assign_speakers(text)
@@ -275,7 +280,7 @@ class TranscriptionRun:
                         break
         return found
 
-    def _align(self, text: Text, languages: Sequence[str]) -> None:
+    def _align(self, text: Text, languages: Sequence[str], ahead: EmissionsAhead | None) -> None:
         """Take word times from the alignment models and emit them; if that fails, from cross-attention."""
         windows = list(text.windows)
         seconds = {code: text.seconds_in(code) for code in languages}
@@ -284,7 +289,7 @@ class TranscriptionRun:
         try:
             for language, share in seconds.items():
                 with self._ctx.within(done / total, (done + share) / total):
-                    names.append(self._align_language(text, language))
+                    names.append(self._align_language(text, language, ahead))
                 done += share
         except Exception as error:
             warn_of_attention(self._ctx, language, error)
@@ -292,7 +297,7 @@ class TranscriptionRun:
         else:
             text.word_times, text.alignment_model = "ctc", ", ".join(names)
 
-    def _align_language(self, text: Text, language: str) -> str:
+    def _align_language(self, text: Text, language: str, ahead: EmissionsAhead | None) -> str:
         """Take the word times of one language. Returns the name of the alignment model."""
         from whisper_api.engine.align.align import align
 
@@ -306,7 +311,7 @@ class TranscriptionRun:
             text.windows[index] = text.judge.marked(bounded)
             self._ctx.emit_partial(index, text.shown(text.windows[index]), aligned=True)
 
-        return align(self._ctx, text.heard.audio, windows, language, emit).model
+        return align(self._ctx, text.heard.audio, windows, language, emit, ahead).model
 
     def _complete(self, text: Text) -> None:
         """Decode the stretches of voice without words again."""

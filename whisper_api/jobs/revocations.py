@@ -67,16 +67,17 @@ class Revocations:
                 self._queue.remove(job_id)
                 self._on_canceled(job_id)
         for job_id, reason in jobs.items():
-            if self._canceled(job_id, "Processing", reason):
-                running = self._running.get(job_id)
+            running = self._running.get(job_id)
+            worked = 0.0 if running is None else self._running.worked(running)
+            if self._canceled(job_id, "Processing", reason, worked):
                 if running is None:
                     self._on_canceled(job_id)
                 else:
                     self._running.ask(running, "cancel")
         self._store.delete_vocabularies_of_revoked_keys()
 
-    def _canceled(self, job_id: str, state: JobState, reason: str) -> bool:
-        if not self._store.cancel(job_id, time.time(), states=(state,), reason=reason):
+    def _canceled(self, job_id: str, state: JobState, reason: str, worked: float = 0.0) -> bool:
+        if not self._store.cancel(job_id, time.time(), states=(state,), reason=reason, compute_seconds=worked):
             return False
         log.warning("job canceled: its key was revoked or has expired", extra={"job_id": job_id})
         return True

@@ -12,6 +12,8 @@ from whisper_api.schema import Progress
 
 __all__ = ["ProgressSnapshot", "RunningJob", "RunningJobs"]
 
+# Stages that are no work for the job.
+WITHOUT_WORK = frozenset(("queue", "download", "load", "done"))
 # Why a running job was asked to stop.
 Reason = Literal["", "stop", "cancel"]
 
@@ -43,6 +45,7 @@ class RunningJob:
         progress: the last reported progress.
         stage_since: when the stage began.
         reported_at: time of the last report.
+        worked: seconds of the stages that have ended, without the loading of models.
         cancel: set to stop the job within one work item.
         ended: set when the job has left: its outcome is stored and its audio removed.
         reason: why the job was asked to stop.
@@ -54,6 +57,7 @@ class RunningJob:
     progress: Progress
     stage_since: float
     reported_at: float
+    worked: float = 0.0
     cancel: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
     reason: Reason = ""
@@ -142,8 +146,14 @@ class RunningJobs:
             running.reported_at = now
             running.progress = progress
             if progress.stage != before.stage:
+                running.worked += _work(running, before.stage, now)
                 running.stage_since = now
             return progress != before
+
+    def worked(self, running: RunningJob) -> float:
+        """Seconds that a job has run, without the loading of models, which serves later jobs too."""
+        with self._changed:
+            return running.worked + _work(running, running.progress.stage, self._clock())
 
     def note_write_error(self, running: RunningJob, error: str) -> None:
         """Record why a job's outcome cannot be stored. The job does not count as stalled then.
@@ -216,3 +226,8 @@ class RunningJobs:
         if alone:
             return not self._jobs and self._slots > 0
         return len(self._jobs) < self._slots and not any(each.alone for each in self._jobs.values())
+
+
+def _work(running: RunningJob, stage: str, now: float) -> float:
+    """The work of a stage that ends now."""
+    return 0.0 if stage in WITHOUT_WORK else now - running.stage_since

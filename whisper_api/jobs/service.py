@@ -310,7 +310,8 @@ class JobService(Lifecycle):
                 # Read the job again, because it may have ended or gone back to the queue before it was stopped.
                 continue
             # The job waits, or its device hangs; in that case a later outcome is not stored.
-            if self.store.cancel(job_id, time.time(), states=(job.state,)):
+            worked = 0.0 if running is None else self._running.worked(running)
+            if self.store.cancel(job_id, time.time(), states=(job.state,), compute_seconds=worked):
                 self._queue.remove(job_id)
                 self._after_cancel(job_id)
                 return True

@@ -1,9 +1,8 @@
-"""Sends webhook deliveries: in threads that exist only while there is something to send.
+"""Sends webhook deliveries: in threads that end when there was nothing to send for a while.
 
 Each attempt is a POST to an address that was checked as those of ``url`` are, and stays within a time. A delivery is
 tried again after the pauses that Standard Webhooks names, about three days in all, and varied, so that deliveries which
-failed together do not come back together. A receiver that does not answer holds a few threads and no more, and its
-response's body is not read.
+failed together do not come back together. A receiver that does not answer holds a few threads and no more.
 
 Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -11,27 +10,23 @@ Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/st
 from __future__ import annotations
 
 import collections
-import http.client
 import logging
 import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 from msgspec.structs import replace
 
 from whisper_api.errors import StorageError, WebhookNotFound, WhisperApiError
-from whisper_api.outbound.connecting import Connector, ConnectRules
-from whisper_api.outbound.urls import UrlRefused, path_of, target_of
+from whisper_api.jobs.webhook_requests import Answer, WebhookRequests
 from whisper_api.store.deliveries import Delivery
 from whisper_api.store.jobs import JobStore
 from whisper_api.telemetry import Metrics
 from whisper_api.webhooks import TEST_EVENT, signature
 
-__all__ = ["DELAYS", "LONGEST_RETRY_AFTER", "Answer", "WebhookSender", "pause_after"]
+__all__ = ["DELAYS", "LONGEST_RETRY_AFTER", "WebhookSender", "pause_after"]
 
 log = logging.getLogger("whisper_api.jobs")
 
@@ -41,47 +36,18 @@ DELAYS = (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 360
 JITTER = 0.1
 # A longer Retry-After counts as this.
 LONGEST_RETRY_AFTER = 24 * 3600.0
-# A whole attempt, with the lookup of the name. No receiver needs longer to note an event.
-ATTEMPT_SECONDS = 20.0
 THREADS = 16
 # Of the threads, a receiver may hold so many, and a key with several receivers so many.
 PER_TARGET = 2
 PER_OWNER = 8
+# One thread without a delivery waits this long for the next one: starting a thread costs more than waking one.
+IDLE_SECONDS = 10.0
 # The clock may be set while a timer waits.
 LONGEST_TIMER_SECONDS = 600.0
 RETRY_SECONDS = 3.0
 # Attempts that have begun may take this long when the service is closed; then their connections are broken.
 CLOSE_SECONDS = 1.0
 GONE = 410
-NO_ANSWER = "no answer: the address is not public, is not reached, or takes too long"
-FAULT = "the server could not make the request; its log has the reason"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The outcome of an attempt.
-
-    Attributes:
-        status: HTTP status; None without a response.
-        retry_after: seconds that the receiver has asked to wait.
-        sent: whether there was a request.
-    """
-
-    status: int | None = None
-    retry_after: float = 0.0
-    sent: bool = True
-
-    @property
-    def error(self) -> str | None:
-        """Why the attempt failed; None when it has succeeded."""
-        if self.status is None:
-            # A single text for all requests, because differences would reveal the network.
-            return NO_ANSWER if self.sent else FAULT
-        if 200 <= self.status < 300:
-            return None
-        if 300 <= self.status < 400:
-            return f"the receiver redirects ({self.status}), and redirects are not followed"
-        return f"the receiver answered {self.status}"
 
 
 def pause_after(step: int, retry_after: float, chance: float) -> float | None:
@@ -111,6 +77,7 @@ class WebhookSender:
         secrets_of: returns the secrets that sign a delivery.
         private_hosts: hosts whose addresses need not be public.
         clock: returns seconds since 1970.
+        idle_seconds: how long a thread waits for the next delivery before it ends; None for ``IDLE_SECONDS``.
     """
 
     def __init__(
@@ -122,25 +89,28 @@ class WebhookSender:
         *,
         private_hosts: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.time,
+        idle_seconds: float | None = None,
     ) -> None:
         self._store = store
         self._metrics = metrics
         self._body_of = body_of
         self._secrets_of = secrets_of
-        self._rules = ConnectRules(ATTEMPT_SECONDS, private_hosts)
+        self._requests = WebhookRequests(private_hosts, clock)
         self._clock = clock
+        self._idle_seconds = IDLE_SECONDS if idle_seconds is None else idle_seconds
         # Held while a delivery is chosen, so that no two threads choose the same. Held before _lock.
         self._choosing = threading.Lock()
         self._lock = threading.Lock()
+        self._called = threading.Condition(self._lock)
         # Guarded by _lock:
         self._open = False
         self._calls = 0
+        self._idles = False
         self._threads: set[threading.Thread] = set()
         self._timer: threading.Timer | None = None
         self._timer_at = math.inf
         self._timers = 0
         self._active: dict[int, Delivery] = {}
-        self._connectors: set[Connector] = set()
         self._closing = threading.Event()
 
     def start(self) -> None:
@@ -153,20 +123,22 @@ class WebhookSender:
         """Look for due deliveries in a thread. Does not block."""
         with self._lock:
             self._calls += 1
-            self._add_thread()
+            if self._idles:
+                self._idles = False
+                self._called.notify()
+            else:
+                self._add_thread()
 
     def close(self) -> None:
         """End the threads. Attempts that have not ended are made again by the next process."""
         with self._lock:
             self._open = False
+            self._called.notify()
             self._stop_timer()
             threads = list(self._threads)
         _join(threads, CLOSE_SECONDS)
         self._closing.set()
-        with self._lock:
-            connectors = list(self._connectors)
-        for connector in connectors:
-            connector.abort()
+        self._requests.close()
         # A thread that looks up a name may take longer. It finds the sender closed then.
         _join(threads, RETRY_SECONDS)
 
@@ -178,7 +150,8 @@ class WebhookSender:
             thread.start()
 
     def _run(self) -> None:
-        """Make attempts until nothing is due."""
+        """Make attempts until nothing is due, and nothing comes for a while."""
+        rested = False
         while True:
             with self._lock:
                 calls, timers = self._calls, self._timers
@@ -196,6 +169,10 @@ class WebhookSender:
                     # A call that found all threads at work counts on one of them to look again.
                     if calls != self._calls and self._open:
                         continue
+                    if not rested and not self._idles and self._open:
+                        self._wait_for_call(due, now)
+                        rested = True
+                        continue
                     self._threads.discard(threading.current_thread())
                     if due is not None:
                         self._set_timer(due - now)
@@ -203,6 +180,7 @@ class WebhookSender:
                         # Set before the look, so nothing needs this timer. A thread at work sets its own at its end.
                         self._stop_timer()
                     return
+            rested = False
             try:
                 self._attempt(delivery)
             except Exception:
@@ -212,6 +190,12 @@ class WebhookSender:
             finally:
                 with self._lock:
                     del self._active[delivery.seq]
+
+    def _wait_for_call(self, due: float | None, now: float) -> None:
+        """Wait until :meth:`wake` is called, or an attempt is due, but not for long. Needs _lock."""
+        self._idles = True
+        self._called.wait(self._idle_seconds if due is None else min(self._idle_seconds, max(0.0, due - now)))
+        self._idles = False
 
     def _choose(self, now: float) -> Delivery | None:
         """A due delivery whose receiver and owner may have one more thread; another thread looks for the next one."""
@@ -301,28 +285,7 @@ class WebhookSender:
             "webhook-timestamp": str(timestamp),
             "webhook-signature": signature(secrets, delivery.delivery_id, timestamp, body),
         }
-        connector = Connector(self._rules)
-        with self._lock:
-            self._connectors.add(connector)
-        # A limit for the whole attempt, since each read from a socket has a limit of its own only.
-        end = threading.Timer(ATTEMPT_SECONDS, connector.abort)
-        end.daemon = True
-        end.start()
-        try:
-            if self._closing.is_set():
-                return Answer()
-            target = target_of(delivery.url)
-            with connector.connected(target) as connection:
-                connection.request("POST", path_of(target), body, headers)
-                response = connection.getresponse()
-                return Answer(response.status, _seconds_in(response.getheader("Retry-After"), self._clock()))
-        except (OSError, http.client.HTTPException, UrlRefused) as error:
-            log.debug("a webhook was not answered: %s", error, extra={"delivery_id": delivery.delivery_id})
-            return Answer()
-        finally:
-            end.cancel()
-            with self._lock:
-                self._connectors.discard(connector)
+        return self._requests.post(delivery.url, body, headers)
 
     def _until_stored(self, action: Callable[[], object]) -> None:
         """Repeat an action on the database until it succeeds or the sender is closed.
@@ -369,14 +332,3 @@ def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-
-
-def _seconds_in(retry_after: str | None, now: float) -> float:
-    """Seconds of the header Retry-After (RFC 9110, 10.2.3: a number or a date); 0 without it."""
-    value = (retry_after or "").strip()
-    if value.isdecimal():
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, TypeError, OverflowError):
-        return 0.0

@@ -292,11 +292,13 @@ class Worker:
             The event to publish, if any.
         """
         deps, about = self._deps, {"job_id": job.job_id}
+        # Before the pauses of a full disk.
+        worked = deps.running.worked(running)
         while True:
             if deps.running.reason(running) == "cancel":
                 outcome = WasCanceled()
             try:
-                event = self._commit(job, outcome)
+                event = self._commit(job, outcome, worked)
                 break
             except StorageError as error:
                 log.error("the outcome of a job cannot be written: %s", error, extra=about)
@@ -315,8 +317,13 @@ class Worker:
             remove_upload(deps.uploads_dir, job.job_id)
         return event
 
-    def _commit(self, job: Job, outcome: Outcome) -> JobEvent | None:
+    def _commit(self, job: Job, outcome: Outcome, worked: float) -> JobEvent | None:
         """Store the outcome. May be repeated after an error.
+
+        Args:
+            job: the job, as it was claimed.
+            outcome: the outcome.
+            worked: seconds of work for a job without a transcript, whose timings say it.
 
         Returns:
             The event to publish, if any.
@@ -341,11 +348,11 @@ class Worker:
                     # No other thread can have ended the job, so its row need not be read again.
                     return JobCompletedEvent(job_id=job_id)
             case Failed(error_name, error):
-                if store.fail(job_id, error_name, error, now):
+                if store.fail(job_id, error_name, error, now, worked):
                     log.warning("job failed", extra={**figures, "error": error_name})
                     metrics.job_ended("failed")
             case WasCanceled():
-                if store.cancel(job_id, now, states=("Processing",)):
+                if store.cancel(job_id, now, states=("Processing",), compute_seconds=worked):
                     log.info("job canceled", extra=figures)
                     metrics.job_ended("canceled")
             case PutBack(counted, last):

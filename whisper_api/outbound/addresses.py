@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Address", "Resolver", "is_own", "is_public", "resolve"]
+__all__ = ["Address", "Resolver", "is_own", "is_public", "literal", "resolve"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Sequence[Address]]
@@ -50,10 +50,21 @@ def resolve(host: str, port: int) -> list[Address]:
     Raises:
         OSError: the host has no address.
     """
+    address = literal(host)
+    if address is not None:
+        return [address]
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     # An IPv6 address may end with the number of an interface.
     texts = [str(where[0]).partition("%")[0] for *_, where in found]
     return [ipaddress.ip_address(text) for text in dict.fromkeys(texts)]
+
+
+def literal(host: str) -> Address | None:
+    """The address that a host is, in the usual form; None for a name and for unusual forms."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
 
 
 def is_public(address: Address) -> bool:

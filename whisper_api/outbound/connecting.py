@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult
 
-from whisper_api.outbound.addresses import Address, Resolver, is_own, is_public, resolve
+from whisper_api.outbound.addresses import Address, Resolver, is_own, is_public, literal, resolve
 from whisper_api.outbound.urls import host_of
 
 __all__ = ["LOOKUP_SECONDS", "ConnectRules", "Connector", "NotReachable", "hosts_in"]
@@ -149,6 +149,9 @@ class Connector:
 
     def _looked_up(self, host: str, port: int) -> Sequence[Address]:
         """The addresses of a host, looked up in a separate thread, because a lookup cannot be canceled."""
+        if literal(host) is not None:
+            # Takes no time, and a thread would.
+            return self._rules.resolve(host, port)
         found: concurrent.futures.Future[Sequence[Address]] = concurrent.futures.Future()
 
         def look() -> None:

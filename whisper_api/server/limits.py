@@ -7,7 +7,7 @@ from starlette.types import Scope
 
 from whisper_api.access.keys import Key
 from whisper_api.errors import RateLimited
-from whisper_api.server.state import blocking, state_in, state_of
+from whisper_api.server.state import state_in, state_of
 
 __all__ = ["LIMITS", "count_request", "note_quotas"]
 
@@ -34,8 +34,8 @@ def count_request(scope: Scope, key: Key) -> None:
             raise
 
 
-async def note_quotas(request: Request) -> None:
-    """Note for the response what is left of the quotas of the request's key.
+def note_quotas(request: Request) -> None:
+    """Note for the response what is left of the quotas of the request's key. Blocks on the database.
 
     Args:
         request: an upload.
@@ -43,5 +43,4 @@ async def note_quotas(request: Request) -> None:
     state, key = state_of(request), request.scope["state"].get("key")
     quotas = state.service.usage.quotas
     if key is not None and quotas.of_key(key):
-        left = await blocking(state.reads, quotas.standings, key.key_id)
-        request.scope["state"].setdefault(LIMITS, []).extend(left)
+        request.scope["state"].setdefault(LIMITS, []).extend(quotas.standings_of(key))

@@ -64,6 +64,7 @@ class Database:
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._readers: list[sqlite3.Connection] = []
+        self._witness: sqlite3.Connection | None = None
         self._locks: list[FileLock] = []
         self._closed = False
         self._write_error: StorageError | None = None
@@ -92,6 +93,21 @@ class Database:
         """
         with self._my_turn(), self._watched(), named_errors(), self._durability(synced), self._transaction():
             yield self._writer
+
+    def changes(self) -> int:
+        """A number that differs from the last one if anybody has committed a change meanwhile. Does not read the disk.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        self.check_process()
+        with self._lock, named_errors():
+            if self._closed:
+                raise StorageError("The job database is closed")
+            # The pragma counts the commits of other connections, so nothing else may use this one.
+            if self._witness is None:
+                self._witness = self._connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
+            return int(self._witness.execute("PRAGMA data_version").fetchall()[0][0])
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -186,7 +202,8 @@ class Database:
             return
         with self._lock:
             self._closed = True
-            readers, self._readers = self._readers, []
+            readers, self._readers = [*self._readers, *filter(None, [self._witness])], []
+            self._witness = None
             locks, self._locks = self._locks, []
         for reader in readers:
             reader.close()

@@ -195,7 +195,7 @@ class JobStore(JobQueries, ResultTable, KeyTable, SpeakerTable, VocabularyTable,
             self.announced()
         return True
 
-    def fail(self, job_id: str, error_name: str, error: str, now: float) -> bool:
+    def fail(self, job_id: str, error_name: str, error: str, now: float, compute_seconds: float = 0.0) -> bool:
         """Queued or Processing -> Failed.
 
         Args:
@@ -203,6 +203,7 @@ class JobStore(JobQueries, ResultTable, KeyTable, SpeakerTable, VocabularyTable,
             error_name: the class of the error.
             error: the reason, in a sentence for people.
             now: seconds since 1970.
+            compute_seconds: seconds of work for the job.
 
         Returns:
             False when the job had ended already.
@@ -217,16 +218,22 @@ class JobStore(JobQueries, ResultTable, KeyTable, SpeakerTable, VocabularyTable,
             )
             put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error, trace=None)))
             if error_name in CALLERS_FAULTS:
-                settle(connection, job_id)
+                settle(connection, job_id, compute_seconds=compute_seconds)
             else:
-                give_back(connection, job_id)
+                give_back(connection, job_id, compute_seconds=compute_seconds)
             announced = self.announce(connection, job, "Failed", now)
         if announced:
             self.announced()
         return True
 
     def cancel(
-        self, job_id: str, now: float, *, states: tuple[JobState, ...] = ("Queued",), reason: str | None = None
+        self,
+        job_id: str,
+        now: float,
+        *,
+        states: tuple[JobState, ...] = ("Queued",),
+        reason: str | None = None,
+        compute_seconds: float = 0.0,
     ) -> bool:
         """Queued or Processing -> Canceled. The client's texts are deleted.
 
@@ -235,6 +242,7 @@ class JobStore(JobQueries, ResultTable, KeyTable, SpeakerTable, VocabularyTable,
             now: seconds since 1970.
             states: states in which the job is canceled.
             reason: the server's reason, in a sentence for people; None when the client asked for it.
+            compute_seconds: seconds of work for the job.
 
         Returns:
             False when the job is in another state.
@@ -250,7 +258,7 @@ class JobStore(JobQueries, ResultTable, KeyTable, SpeakerTable, VocabularyTable,
             if job.state == "Queued":
                 give_back(connection, job_id)
             else:
-                settle(connection, job_id)
+                settle(connection, job_id, compute_seconds=compute_seconds)
         if announced:
             self.announced()
         return True

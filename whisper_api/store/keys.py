@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from whisper_api.store.database import Database
 from whisper_api.store.rows import KEY_COLUMNS, Key, OldSecret, key_of, key_values, old_secrets_of
 from whisper_api.store.tables import Tables
 from whisper_api.store.webhooks import forget_webhooks
@@ -18,6 +20,8 @@ __all__ = ["KeySecrets", "KeyTable", "NewSecret"]
 _SELECT_KEY = f"SELECT {', '.join(KEY_COLUMNS)}, digest, old_secrets FROM keys"
 # A rotation keeps this many secrets from before it; of more, those that were replaced first end at once.
 MOST_OLD_SECRETS = 8
+# Keys in memory.
+MOST_READ_KEYS = 10_000
 
 
 class KeySecrets(NamedTuple):
@@ -47,7 +51,13 @@ class NewSecret(NamedTuple):
 
 
 class KeyTable(Tables):
-    """Keys, and the hashes of their secrets."""
+    """Keys, and the hashes of their secrets. A key is read again when anything in the database has changed."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._keys_lock = threading.Lock()
+        # Guarded by _keys_lock; key id to the number of the database's changes before the key was read, and the key:
+        self._keys_read: dict[str, tuple[int, KeySecrets]] = {}
 
     def add_key(self, key: Key, digest: bytes) -> bool:
         """Add a key.
@@ -83,8 +93,29 @@ class KeyTable(Tables):
 
     def key_secrets(self, key_id: str) -> KeySecrets | None:
         """A key and the hashes of all its secrets."""
+        # Before the reading, so that a change between the two counts as a change after the reading.
+        changes = self.database.changes()
+        known = self._known_key(key_id, changes)
+        if known is not None:
+            return known
         rows = self._rows(f"{_SELECT_KEY} WHERE key_id = ?", key_id)
-        return KeySecrets(key_of(rows[0]), bytes(rows[0]["digest"]), old_secrets_of(rows[0])) if rows else None
+        if not rows:
+            return None
+        found = KeySecrets(key_of(rows[0]), bytes(rows[0]["digest"]), old_secrets_of(rows[0]))
+        with self._keys_lock:
+            if len(self._keys_read) >= MOST_READ_KEYS:
+                self._keys_read.clear()
+            self._keys_read[key_id] = changes, found
+        return found
+
+    def known_key(self, key_id: str) -> KeySecrets | None:
+        """As :meth:`key_secrets`, but without a read of the disk: None when the key must be read again."""
+        return self._known_key(key_id, self.database.changes())
+
+    def _known_key(self, key_id: str, changes: int) -> KeySecrets | None:
+        with self._keys_lock:
+            before, found = self._keys_read.get(key_id, (None, None))
+        return found if before == changes else None
 
     def change_key(
         self, key_id: str, change: Callable[[Key, Sequence[Key]], Key], secret: NewSecret | None = None

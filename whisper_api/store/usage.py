@@ -92,10 +92,10 @@ class UsageTable(Tables):
             )
             connection.executemany(_ADD, rows)
 
-    def used(self, owner: str, first_day: str) -> tuple[int, float]:
-        """The jobs and the seconds of audio that an owner has used from a day on."""
+    def used_of(self, owner: str, allowances: Sequence[Allowance]) -> list[float]:
+        """How much an owner has used of each allowance, all read at one moment."""
         with self.database.read() as connection:
-            return _used(connection, owner, first_day)
+            return [_used(connection, owner, each.first_day)[each.column == "audio_seconds"] for each in allowances]
 
     def usage(self, since: str, until: str, owner: str | None = None) -> list[UsageRow]:
         """The usage by day, key and model, in this order.
@@ -184,16 +184,17 @@ def settle(
         _change(connection, row, 0, more, compute_seconds)
 
 
-def give_back(connection: sqlite3.Connection, job_id: str) -> None:
-    """Give back what a job was charged, in the transaction that ends the job.
+def give_back(connection: sqlite3.Connection, job_id: str, *, compute_seconds: float = 0.0) -> None:
+    """Give back what a job was charged, in the transaction that ends the job. The work for the job counts all the same.
 
     Args:
         connection: a connection in a transaction.
         job_id: id of the job; nothing happens when it has no charge.
+        compute_seconds: seconds of work for the job.
     """
     row = _taken(connection, job_id)
     if row is not None:
-        _change(connection, row, -1, -row["audio_seconds"], 0.0)
+        _change(connection, row, -1, -row["audio_seconds"], compute_seconds)
 
 
 def _used(connection: sqlite3.Connection, owner: str, first_day: str) -> tuple[int, float]:

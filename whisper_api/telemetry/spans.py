@@ -52,7 +52,7 @@ class Spans(Tracing):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             own["service.version"] = importlib.metadata.version(SERVICE)
         named = OTELResourceDetector().detect().attributes
-        resource = Resource.create({name: value for name, value in own.items() if name not in named})
+        resource = _Resource.of(Resource.create({name: value for name, value in own.items() if name not in named}))
         # The sampler and the limits come from the environment, too.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for processor in processors:
@@ -206,6 +206,21 @@ class _RequestSpan:
         if status is not None and status >= 500:
             self.span.set_attribute("error.type", str(status))
             self.span.set_status(StatusCode.ERROR)
+
+
+class _Resource(Resource):
+    """A resource whose hash is computed once. The encoder asks for it for each span, and the SDK computes it anew."""
+
+    @classmethod
+    def of(cls, resource: Resource) -> _Resource:
+        made = cls(resource.attributes, resource.schema_url)
+        made._hash = hash(resource)
+        return made
+
+    _hash: int
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 class _HeaderGetter(Getter[Callable[[str], list[str]]]):

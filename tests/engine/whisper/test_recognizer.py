@@ -360,6 +360,25 @@ def test_speech_without_text_is_decoded_again_in_pieces(
     assert lengths == [1900]
 
 
+def test_words_of_a_loop_are_text_and_no_failure_of_the_decoder(
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
+) -> None:
+    loop = np.tile(call[18 * RATE : round(18.7 * RATE)], 14)
+    window = Span(0, len(loop))
+    recognizer = Recognizer(
+        context(engine, worker), whisper, "base", loop, [window], engine.whisper.batching(), speech=[window]
+    )
+    found = list(recognizer.transcribe("en", word_times=False))
+    # Three periods are a piece. In the last, which is shorter, the words may not be heard.
+    pieces = found[:4]
+    assert [piece.start for piece in pieces] == pytest.approx([0.0, 2.1, 4.2, 6.3])
+    assert len({piece.text for piece in pieces}) == 1
+    assert all(piece.flags == () for piece in found)
+    # Where nobody is known to speak, the same sound is judged as before.
+    silent = Recognizer(context(engine, worker), whisper, "base", loop, [window], engine.whisper.batching())
+    assert len(list(silent.transcribe("en", word_times=False))) <= 1
+
+
 def test_doubtful_text_of_windows_without_a_voice_is_left_out(
     engine: Engine,
     worker: GpuWorker,

@@ -184,6 +184,10 @@ class FairQueue:
     def __bool__(self) -> bool:
         return any(queue.items for queue in self._jobs.values())
 
+    def holds_only(self, job: Hashable) -> bool:
+        """Whether no other job has a waiting item."""
+        return all(each == job or not queue.items for each, queue in self._jobs.items())
+
     def push(
         self, job: Hashable, operation: BatchOperation, input: Any, cost: float, *, ahead: bool = False
     ) -> WorkItem:

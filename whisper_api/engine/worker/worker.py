@@ -121,6 +121,12 @@ class GpuWorker:
                 if self._awaited is not None and token in self._awaited:
                     self._changed.notify_all()
 
+    def serves_only(self, job: Hashable) -> bool:
+        """Whether no other job has an item that waits or runs."""
+        with self._changed:
+            running = (item.job == job for batch in self._running.values() for item in batch.items)
+            return all(running) and self._queue.holds_only(job)
+
     def forget(self, job: Hashable) -> None:
         """Remove a job from the queue and cancel its waiting items.
 
@@ -249,10 +255,17 @@ class GpuWorker:
     def _cores(self) -> AbstractContextManager[None]:
         """The context of a batch that was taken. Called with the lock held."""
         usual = self._threads_of_batch
+        return nullcontext() if usual is None else idle_cores.using(self._share(usual), usual, self._share_by_now)
+
+    def _share(self, usual: int) -> int:
+        """The number of threads that a running batch may use. Called with the lock held."""
         alone = len(self._running) == 1 and not self._queue and not self._expected
-        if usual is None or self.lanes == 1 or not alone:
-            return nullcontext()
-        return idle_cores.using(usual * self.lanes, usual)
+        return usual * self.lanes if alone else usual
+
+    def _share_by_now(self) -> int:
+        assert self._threads_of_batch is not None
+        with self._changed:
+            return self._share(self._threads_of_batch)
 
     def _take(self) -> Batch | None:
         """Remove the next batch from the queue; None when this lane must wait. Called with the lock held."""

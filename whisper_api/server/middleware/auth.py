@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from whisper_api.access.keys import Key, key_id_in
 from whisper_api.config import Config
-from whisper_api.errors import KeyExpired
+from whisper_api.errors import KeyExpired, RateLimited
 from whisper_api.server.limits import count_request
 from whisper_api.server.middleware.cors import AllowedOrigins, is_preflight
 from whisper_api.server.middleware.proxies import PUBLIC_HOST, client_address
@@ -61,6 +61,9 @@ class Authentication:
                 if problem.status == 401:
                     state_in(scope).service.audit.refused(client_address(scope))
                 raise
+            except RateLimited:
+                state_in(scope).service.audit.refused(client_address(scope), 429)
+                raise
             if is_counted(scope):
                 count_request(scope, key)
         await self.app(scope, receive, send)
@@ -79,7 +82,10 @@ class Authentication:
         if limits.has_failures:
             limits.check_attempt(client_network(scope), key_id_in(token))
         try:
-            key = await blocking(state.reads, state.keys.verify, token)
+            # A change of thread costs more than the verification.
+            at_once, key = state.keys.verify_at_once(token)
+            if not at_once:
+                key = await blocking(state.reads, state.keys.verify, token)
         except KeyExpired as error:
             raise _expired(error) from None
         if key is None:

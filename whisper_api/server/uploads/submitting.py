@@ -144,12 +144,10 @@ async def accept_files(request: Request, read: Callable[[IncomingForm], F]) -> t
 
 async def _accept(request: Request, read: Callable[[IncomingForm], F], rules: UploadRules) -> _Submitter[F]:
     try:
-        submitter = await _receive_and_submit(request, read, rules)
+        return await _receive_and_submit(request, read, rules)
     except QuotaExceeded:
-        await note_quotas(request)
+        await blocking(state_of(request).reads, note_quotas, request)
         raise
-    await note_quotas(request)
-    return submitter
 
 
 async def _receive_and_submit(request: Request, read: Callable[[IncomingForm], F], rules: UploadRules) -> _Submitter[F]:
@@ -179,13 +177,18 @@ async def _receive_and_submit(request: Request, read: Callable[[IncomingForm], F
             submitter = _Submitter(state, owner, key, rules, read(form), form.files, reservations)
             submitter.find_earlier()
             if not submitter.to_fetch:
-                submitter.submit()
+                submit(submitter)
             return submitter
+
+        def submit(submitter: _Submitter[F]) -> None:
+            submitter.submit()
+            # In the same thread, because a change of thread costs more than the reading.
+            note_quotas(request)
 
         submitter = await blocking(state.uploads, read_and_submit)
         if submitter.to_fetch:
             await unless_draining(state, _fetch_all(state, submitter.to_fetch, caller, rules))
-            await blocking(state.uploads, submitter.submit)
+            await blocking(state.uploads, submit, submitter)
     return submitter
 
 
