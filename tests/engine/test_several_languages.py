@@ -120,7 +120,8 @@ def test_a_window_is_cut_where_the_language_changes(
     alone = engine.transcribe(speech, replace(MULTI, language="en"))
     first = [segment for segment in transcript.segments if segment.language == "en"]
     assert [segment.text for segment in first] == [segment.text for segment in alone.segments]
-    assert [{segment.language for segment in each.segments} for each in partial] == [{"en"}, {"de"}]
+    told = [{segment.language for segment in each.segments} for each in partial]
+    assert [each for each, _ in groupby(told)] == [{"en"}, {"de"}]
 
 
 @pytest.mark.cpu("with 'auto' a GPU does not detect the languages of a window's parts, which would take its time")
