@@ -1,21 +1,18 @@
 #!/usr/bin/env python3
-"""How a cluster scales, with engines that sleep as long as a GPU would take, and what one front takes.
+"""How a cluster scales, with engines that sleep as long as a GPU would take.
 
     scripts/bench_cluster.py [--engines 1,2,4,8,16] [--seconds 20] [--svg docs/images/cluster-scaling.svg] [--json FILE]
-    scripts/bench_cluster.py --front [--requests 300]
 
 For each number of engines: long jobs (an hour each, two for each engine at any time) and short ones (30 seconds each,
 at random times) go through a real service, the driver process and Ray's actors. The audio that the engines have
-processed is compared with that of one engine; the time of short jobs is from submission to the stored transcript. With
---front, a server with a FakeExecutor gets uploads, statuses and event streams; the processor time of the server's
-process for each is what a core takes at most. Exits with 1 when a target is missed.
+processed is compared with that of one engine; the time of short jobs is from submission to the stored transcript. Exits
+with 1 when a target is missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import json
 import os
 import random
@@ -24,7 +21,6 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,28 +41,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", default="1,2,4,8,16")
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--front", action="store_true")
-    parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--svg", type=Path)
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[1]))
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.front:
-            figures: Any = front(Path(folder), arguments.requests)
-            missed = False
-        else:
-            numbers = [int(each) for each in arguments.engines.split(",")]
-            figures = [scaled(Path(folder), number, arguments.seconds) for number in numbers]
-            missed = report(figures)
-            if arguments.svg:
-                arguments.svg.write_text(drawing(figures), encoding="utf-8")
+        numbers = [int(each) for each in arguments.engines.split(",")]
+        figures = [scaled(Path(folder), number, arguments.seconds) for number in numbers]
+    missed = report(figures)
+    if arguments.svg:
+        arguments.svg.write_text(drawing(figures), encoding="utf-8")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2))
     return int(missed)
-
-
-# --- scaling ---
 
 
 def scaled(folder: Path, engines: int, seconds: float) -> dict[str, float]:
@@ -238,114 +225,6 @@ def drawing(figures: list[dict[str, float]]) -> str:
         "</svg>",
     )
     return "\n".join(parts) + "\n"
-
-
-# --- one front ---
-
-
-def front(folder: Path, requests: int) -> dict[str, float]:
-    """Processor time of a server for uploads, statuses and event streams."""
-    from whisper_api.config import Config
-    from whisper_api.jobs import local_executor
-    from whisper_api.server.run import Server
-    from whisper_api.testing import FakeExecutor
-
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read)
-        executors: dict[str, Any] = {"local": lambda config: FakeExecutor("hello")}
-        with mock.patch.dict(local_executor.EXECUTORS, executors):
-            limits: dict[str, Any] = {"max_jobs_per_key": 0, "max_queued_jobs": 1_000_000, "max_uploads_per_address": 0}
-            server = Server(
-                Config(
-                    port=0,
-                    data_dir=folder / "data",
-                    tmp_dir=folder / "uploads",
-                    enable_authorization=False,
-                    enable_concurrency=True,
-                    log_level="error",
-                    **limits,
-                )
-            )
-            os.write(write, server.start().encode())
-            threading.Event().wait(3600)
-    os.close(write)
-    host, _, port = os.read(read, 200).decode().removeprefix("http://").partition(":")
-    try:
-        return measured(host, int(port), child, requests)
-    finally:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-
-
-def measured(host: str, port: int, process: int, requests: int) -> dict[str, float]:
-    """Send requests of each kind over one connection."""
-    connection = http.client.HTTPConnection(host, port, timeout=60)
-    boundary = uuid.uuid4().hex
-    body = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
-    ).encode() + wave_file()
-    body += (
-        f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="language"\r\n\r\nen\r\n--{boundary}--\r\n'.encode()
-    )
-    kinds: dict[str, str] = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-    ids: list[str] = []
-
-    def call(method: str, path: str, content: bytes | None = None) -> bytes:
-        connection.request(method, path, content, kinds if content else {})
-        response = connection.getresponse()
-        data = response.read()
-        assert response.status < 300, data
-        return data
-
-    def upload() -> None:
-        ids.append(json.loads(call("POST", "/transcribe", body))["job_id"])
-
-    def status() -> None:
-        call("GET", f"/transcription/{random.choice(ids)}")
-
-    def stream() -> None:
-        call("GET", f"/transcription/{random.choice(ids)}/events")
-
-    figures: dict[str, float] = {}
-    for name, action in (("uploads", upload), ("statuses", status), ("streams", stream)):
-        for _ in range(20):
-            action()
-        time.sleep(0.5)
-        cpu, begin = processor_time(process), time.monotonic()
-        for _ in range(requests):
-            action()
-        wall = time.monotonic() - begin
-        while json.loads(call("GET", "/status"))["queue_state"]["queued_jobs"]:
-            time.sleep(0.1)
-        # At least a tick of the clock, for few requests.
-        each = max(processor_time(process) - cpu, 1 / os.sysconf("SC_CLK_TCK")) / requests
-        figures[f"{name}_cpu_ms"] = round(each * 1000, 2)
-        figures[f"{name}_per_core_second"] = round(1 / each)
-        figures[f"{name}_per_second_one_client"] = round(requests / wall)
-    print(json.dumps(figures, indent=2))
-    return figures
-
-
-def wave_file() -> bytes:
-    """Ten seconds of telephone sound."""
-    import io
-    import wave
-
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(8000)
-        out.writeframes(random.Random(1).randbytes(160_000))
-    return file.getvalue()
-
-
-def processor_time(process: int) -> float:
-    """Seconds of processor time of a process."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import time
 import wave
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from loopback_cluster import Loopback, environment, free_port
 
@@ -117,7 +118,7 @@ def main() -> int:
     for name, number in (("actors", 3), ("nodes", 2), ("fronts", 2), ("heads", 1)):
         parser.add_argument(f"--{name}", type=int, default=number, help="how many are killed")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, mock.patch.dict(os.environ, environment()):
         return chaos(Path(name), arguments)
 
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Several languages in one recording: which language each second has, and the word errors beside each clip alone.
 
-    scripts/eval_languages.py FOLDER [--model NAME]
+    scripts/eval_languages.py FOLDER [--model NAME] [--only changes pieces answers detected]
 
 FOLDER holds a manifest.json: a list of {"file", "language", "text"}. The recordings are made of its clips: joined with
-pauses so that the language changes from clip to clip, with short answers in another language, and behind tones like
-music or a clip in another language. Needs the extra "eval" (jiwer, whisper-normalizer).
+pauses so that the language changes from clip to clip, cut into pieces of 3 to 10 s, with short answers in another
+language, and behind tones like music or a clip in another language. "Alone" is a clip at its place in the recording,
+with noise instead of its neighbours: Whisper's text changes when a window begins some milliseconds earlier, so a clip
+alone at another place has other errors. Needs the extra "eval" (jiwer, whisper-normalizer).
 """
 
 from __future__ import annotations
@@ -25,10 +27,15 @@ from measuring import needs
 
 from whisper_api import Engine, Transcript, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
+from whisper_api.engine.vad import Span, cut_at_pauses
 
 RATE = 16_000
 PAUSES = (0.3, 0.5, 1.0, 2.0, 5.0)
-ALONE_PAUSE = 1.0
+# Noise around a clip alone, beside the pauses that it has in the recording, in seconds; whole frames of Silero.
+AROUND = 2.048
+SILERO_STEP = 512
+PIECE_SECONDS = (3.0, 10.0)
+PIECE_ROUNDS = 2
 ANSWERS = (1.0, 1.5, 2.0, 3.0)
 # A clip this long is most of a recording by itself.
 LONGEST = 30.0
@@ -58,18 +65,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="base")
+    parser.add_argument("--only", nargs="+", choices=[*MEASUREMENTS], default=[*MEASUREMENTS])
     arguments = needs.parsed(parser, needs.MODEL, needs.JIWER, needs.NORMALIZER)
     models = Path(os.environ.get("WHISPER_MODELS_DIR") or Path(__file__).parent.parent / "models_cache").absolute()
     items = [item for item in json.loads((arguments.folder / "manifest.json").read_text()) if item.get("text")]
     clips = [Clip(i["file"], i["language"], i["text"], decode(arguments.folder / i["file"]).audio) for i in items]
-    clips = [clip for clip in clips if len(clip.audio) <= LONGEST * RATE]
+    short = [clip for clip in clips if len(clip.audio) <= LONGEST * RATE]
     with Engine(device="cpu", models_dir=models, model=arguments.model) as engine:
-        changes(engine, clips)
-        if len({clip.language for clip in clips}) == 1:
-            print("the other measurements need clips in another language")
-            return
-        answers(engine, clips)
-        detected(engine, clips)
+        for name in arguments.only:
+            if name != "changes" and len({clip.language for clip in short}) == 1:
+                print(f"{name}: not measured, since there are no clips in another language")
+            else:
+                MEASUREMENTS[name](engine, clips if name == "pieces" else short)
 
 
 def transcribed(engine: Engine, audio: Floats, language: str) -> Transcript:
@@ -78,16 +85,6 @@ def transcribed(engine: Engine, audio: Floats, language: str) -> Transcript:
 
 def changes(engine: Engine, clips: Sequence[Clip]) -> None:
     """The language changes from clip to clip."""
-    # With the same noise around it, because a few milliseconds in a window's start may change a word.
-    quiet = np.zeros(0, np.float32)
-    alone = {
-        clip.name: errors(
-            [clip.text],
-            transcribed(engine, joined_with([quiet, clip], ALONE_PAUSE)[0], clip.language).text,
-            clip.language,
-        )
-        for clip in clips
-    }
     right = total = 0.0
     for pause in PAUSES:
         order = in_turn(clips, seed=round(10 * pause))
@@ -97,14 +94,69 @@ def changes(engine: Engine, clips: Sequence[Clip]) -> None:
             seconds = seconds_by_language(transcript, begin, begin + len(clip.audio) / RATE)
             right += seconds[clip.language]
             total += sum(seconds.values())
+        texts = alone(engine, audio, order, begins, pause)
         found_in: list[str] = []
         for language in sorted({clip.language for clip in clips}):
             mine = [clip for clip in order if clip.language == language]
             text = " ".join(each.text for each in transcript.segments if each.language == language)
             joined = errors([clip.text for clip in mine], text, language)
-            found_in.append(f"{language} {joined} / {sum(alone[clip.name] for clip in mine)}")
+            apart = sum(
+                errors([clip.text], found, language)
+                for clip, found in zip(order, texts, strict=True)
+                if clip.language == language
+            )
+            found_in.append(f"{language} {joined} / {apart}")
         print(f"word errors with pauses of {pause} s, joined / each clip alone:", ", ".join(found_in), flush=True)
     print(f"seconds in the right language: {right:.1f} of {total:.1f}", flush=True)
+
+
+def alone(engine: Engine, audio: Floats, clips: Sequence[Clip], begins: Sequence[float], pause: float) -> list[str]:
+    """The text of each clip at its place in a recording, with noise instead of the other clips."""
+    noise = np.random.default_rng(1).normal(0, 1e-3, len(audio)).astype(np.float32)
+    texts = []
+    for clip, begin in zip(clips, begins, strict=True):
+        start = round(begin * RATE)
+        low, high = max(0, start - round(pause * RATE)), start + len(clip.audio) + round(pause * RATE)
+        around = noise.copy()
+        around[low:high] = audio[low:high]
+        first = max(0, low - round(AROUND * RATE)) // SILERO_STEP * SILERO_STEP
+        texts.append(transcribed(engine, around[first : high + round(AROUND * RATE)], clip.language).text)
+    return texts
+
+
+def pieces(engine: Engine, clips: Sequence[Clip]) -> None:
+    """The clips cut at pauses into pieces, in an order in which the language changes as often as it can."""
+    cut = [
+        Clip(f"{clip.name} {number}", clip.language, "", clip.audio[span.start : span.end])
+        for clip in clips
+        for number, span in enumerate(cut_at_pauses(Span(0, len(clip.audio)), clip.audio, PIECE_SECONDS[1]))
+        if span.seconds >= PIECE_SECONDS[0]
+    ]
+    english = [clip for clip in cut if clip.language == "en"]
+    others = [clip for clip in cut if clip.language != "en"]
+    for seed in range(PIECE_ROUNDS):
+        rng = random.Random(seed)
+        order = in_turn(others + rng.sample(english, min(len(others), len(english))), seed)
+        pause = rng.choice(PAUSES[:3])
+        audio, begins = joined_with(order, pause)
+        transcript = transcribed(engine, audio, "multi")
+        texts = alone(engine, audio, order, begins, pause)
+        right = sum(
+            seconds_by_language(transcript, begin, begin + len(clip.audio) / RATE)[clip.language]
+            for begin, clip in zip(begins, order, strict=True)
+        )
+        other = words = 0
+        for language in sorted({clip.language for clip in order}):
+            apart = [text for clip, text in zip(order, texts, strict=True) if clip.language == language]
+            together = " ".join(each.text for each in transcript.segments if each.language == language)
+            other += errors(apart, together, language)
+            words += sum(len(text.split()) for text in apart)
+        total = sum(segment.end - segment.start for segment in transcript.segments)
+        print(
+            f"pieces, round {seed}, pauses of {pause} s: {len(order)} pieces, {right:.1f} of {total:.1f} s in the "
+            f"right language, {other} of {words} words other than alone",
+            flush=True,
+        )
 
 
 def answers(engine: Engine, clips: Sequence[Clip]) -> None:
@@ -209,6 +261,8 @@ def errors(texts: Sequence[str], found: str, language: str) -> int:
     compared = jiwer.process_words(normalize(" ".join(texts)), normalize(found))
     return int(compared.substitutions + compared.deletions + compared.insertions)
 
+
+MEASUREMENTS = {"changes": changes, "pieces": pieces, "answers": answers, "detected": detected}
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,7 @@ from typing import Any
 from random_models import SHORT_WORDS
 
 from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, DecodedTokens, DecodeSettings, Row
-from whisper_api.engine.worker.worker import Again
+from whisper_api.engine.worker.fair_queue import Again
 
 __all__ = ["FixedOperation", "FixedWhisper", "Tally", "our_tokens_fixed", "words"]
 

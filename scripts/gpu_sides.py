@@ -144,7 +144,7 @@ def ours_align(segments: int, seconds: float, **settings: Any) -> Job:
     setting = Setting(**settings)
     gauge = Gauge(setting.device)
     engine = _engine(setting, Tally())
-    worker = GpuWorker(lanes=engine.lanes, scope=engine.device.scope)
+    worker = GpuWorker(lanes=engine.whisper.lanes, scope=engine.device.scope)
     audio = speech(segments * seconds)
     spoken = [Segment(id=i, **segment) for i, segment in enumerate(_segments(setting, segments, seconds))]
 

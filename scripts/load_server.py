@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from free_ports import free_port
 from load_generator import KEY_VARIABLE, authorization, form, generator, speech, summary
 
 ROOT = Path(__file__).parent.parent
@@ -163,9 +164,7 @@ def misses(figures: dict[str, Any]) -> Iterator[str]:
 @contextlib.contextmanager
 def started(folder: Path) -> Iterator[tuple[str, int]]:
     """Start a server for this script; yields its URL and process id. The key goes to the environment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     models = Path(os.environ.get("WHISPER_MODELS_DIR") or ROOT / "models_cache").absolute()
     settings = {
         "WHISPER_API_PORT": port,

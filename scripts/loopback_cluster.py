@@ -5,31 +5,52 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import socket
+import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).parents[1]
+SECRET = "RAY_AUTH_TOKEN"
+_SECRET = secrets.token_hex(32)
 STORE_BYTES = 80 << 20
+START_SECONDS = 180.0
 LOOPBACK: dict[str, Any] = {
     "node_ip_address": "127.0.0.1",
     "include_dashboard": False,
+    "include_log_monitor": False,
+    "no_monitor": True,
     "object_store_memory": STORE_BYTES,
 }
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Variables of a machine: what its Python processes import, and the settings of tests."""
+    """Variables of a machine: what its Python processes import, the token, and the settings of tests."""
+    sys.path.insert(0, str(ROOT))
+    from whisper_api.cluster.security import MODE, TOKEN, ray_environment
+
     folders = (ROOT / "tests/cluster", ROOT / "tests", ROOT / "scripts", ROOT)
     path = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
     return {
+        # As `whisper-api worker` has it, which does not set what only a driver may.
+        **ray_environment("0.0.0.0:0"),
+        MODE: TOKEN,
+        SECRET: os.environ.get(SECRET, _SECRET),
         "PYTHONPATH": path,
         "OMP_NUM_THREADS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # A machine that was killed is missed sooner than on a network, and so is the head.
-        "RAY_health_check_period_ms": "1000",
+        # Other programs of a full machine are no reason to end an engine.
+        "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_agent_register_timeout_ms": "180000",
+        # A machine that was killed refuses connections and is missed sooner than on a network, as is the head; one that
+        # is slow to answer is not missed.
+        "RAY_health_check_initial_delay_ms": "1000",
+        "RAY_health_check_period_ms": "500",
+        "RAY_health_check_timeout_ms": "60000",
         "RAY_health_check_failure_threshold": "4",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
         **more,
@@ -68,12 +89,17 @@ class Loopback:
         from ray.cluster_utils import Cluster
 
         logging.getLogger("ray").setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _patience():
             self._cluster = Cluster(
                 initialize_head=True,
                 shutdown_at_exit=True,
-                head_node_args={"num_cpus": 0, "gcs_server_port": self._port, "env_vars": environment(), **LOOPBACK},
+                head_node_args={
+                    "num_cpus": 0,
+                    "gcs_server_port": self._port,
+                    "env_vars": environment(),
+                    **agent_ports(),
+                    **LOOPBACK,
+                },
             )
 
     def add(
@@ -99,12 +125,12 @@ class Loopback:
         given = environment(WHISPER_TMP_FILES=str(uploads), **(variables or {}))
         if first_path is not None:
             given["PYTHONPATH"] = os.pathsep.join([str(first_path), given["PYTHONPATH"]])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _patience():
             node = self._cluster.add_node(
                 num_cpus=cpus,
                 resources=resources or {},
                 env_vars=given,
+                **agent_ports(),
                 **LOOPBACK,
             )
         self.nodes.append(node)
@@ -135,6 +161,32 @@ class Loopback:
             for path in self._directory.rglob("*")
             if path.is_file() and path.suffix != ".lock" and path.name != ".lock"
         ]
+
+
+def agent_ports() -> dict[str, int]:
+    """Ports for a machine's agents. Ray ends where an agent that chooses its own is not there after 15 seconds."""
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    return {name: free_port() for name in names}
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """Let Ray wait longer than its 30 seconds for a machine to start, without its warnings."""
+    from ray._private import services
+
+    ask = services.get_node
+
+    def get_node(*arguments: Any) -> Any:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(RuntimeError):
+                return ask(*arguments)
+            time.sleep(0.1)
+        return ask(*arguments)
+
+    with warnings.catch_warnings(), mock.patch.object(services, "get_node", get_node):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def free_port() -> int:

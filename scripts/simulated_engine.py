@@ -1,8 +1,8 @@
-"""An executor that sleeps as long as a GPU would take, for the scaling of bench_cluster.py.
+"""Executors that compute nothing: one sleeps as long as a GPU would take, the other reports as an engine does.
 
-The time of a batch is that of turbo on an H200 with CTranslate2, by the cost model and its range of 1,300 to 2,500
-seconds of audio per second at large batches: 80 ms for launching kernels whatever the batch, and 20 ms for each window.
-Jobs share batches in turn, as on the real worker.
+They are for bench_cluster.py and bench_front.py. The time of a batch is that of turbo on an H200 with CTranslate2, by
+the cost model and its range of 1,300 to 2,500 seconds of audio per second at large batches: 80 ms for launching kernels
+whatever the batch, and 20 ms for each window. Jobs share batches in turn, as on the real worker.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import collections
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from whisper_api.errors import Canceled
-from whisper_api.schema import Progress, Transcript
+from whisper_api.schema import PartialSegments, Progress, Segment, Transcript, Word
 from whisper_api.store.jobs import Job
 from whisper_api.testing import FakeExecutor, fake_transcript
 
@@ -24,6 +25,16 @@ LAUNCH_SECONDS, WINDOW_COST_SECONDS = 0.08, 0.02
 MOST_WINDOWS = 16
 # Where each engine notes its batches: the time and the number of windows, in lines.
 NOTES = "SIMULATED_NOTES"
+# What an engine reports for a recording of 30 s, and the time between two reports, in which another thread works.
+REPORTS = (
+    Progress(0.05, "vad"),
+    Progress(0.1, "asr"),
+    Progress(0.4, "asr"),
+    Progress(0.6, "align"),
+    Progress(0.8, "diarize"),
+    Progress(0.95, "diarize"),
+)
+WORDS, REPORT_SECONDS = 75, 0.01
 
 
 class SimulatedEngine(FakeExecutor):
@@ -69,3 +80,39 @@ class SimulatedEngine(FakeExecutor):
                     if job in self._left:
                         self._left[job] -= windows
                 self._changed.notify_all()
+
+
+class ReportingEngine(FakeExecutor):
+    """Reports what an engine reports for a recording of 30 s, a piece every ten milliseconds.
+
+    Args:
+        config: the configuration.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        words = tuple(
+            Word(word=f"word{number}", start=number * 0.4, end=number * 0.4 + 0.3, score=0.9) for number in range(WORDS)
+        )
+        text = " ".join(word.word for word in words)
+        self._segments = (Segment(id=0, start=0.0, end=WORDS * 0.4, text=text, words=words),)
+
+    def run(
+        self,
+        job: Job,
+        audio: Path,
+        *,
+        on_progress: Callable[[Progress], None],
+        on_partial: Callable[[PartialSegments], None],
+        cancel: threading.Event,
+        **rest: Any,
+    ) -> Transcript:
+        for progress in REPORTS:
+            on_progress(progress)
+            if progress in REPORTS[2:4]:
+                on_partial(PartialSegments(index=0, aligned=progress.stage == "align", segments=self._segments))
+            if cancel.wait(REPORT_SECONDS):
+                raise Canceled("canceled")
+        return Transcript(
+            language="en", duration=30.0, segments=self._segments, model="fake", options=job.options, timings={}
+        )

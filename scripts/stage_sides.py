@@ -39,10 +39,10 @@ def ours(models: str, model: str, beam: int) -> Job:
     from whisper_api.engine.worker.worker import GpuWorker
 
     engine = Engine(device="cpu", models_dir=models, offline=True)
-    worker = GpuWorker(lanes=engine.lanes)
+    worker = GpuWorker(lanes=engine.whisper.lanes)
     options = TranscriptionOptions(model=model, language="en", align=False, diarize=False, beam_size=beam)
     # A lane's clock does not include the work of other threads, so the parts are not reported then.
-    alone = engine.threads == 1
+    alone = engine.whisper.threads == 1
     clocks = {"vad": time.process_time, "mel": time.thread_time, "encoder": time.thread_time}
     spent = {name: _timed(*part, clocks[name]) if alone else None for name, part in OUR_PARTS.items()}
 

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from free_ports import free_port
 
 CALLS = Path(__file__).parent / "client_calls"
 
@@ -260,7 +260,7 @@ def _server(directory: Path) -> Iterator[dict[str, str]]:
 @contextlib.contextmanager
 def _litellm_proxy(environment: Environment, served: Mapping[str, str]) -> Iterator[str]:
     """LiteLLM's proxy in front of the server; yields its URL."""
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     parameters = {"model": "openai/*", "api_base": f"{served['SERVER_URL']}/v1", "api_key": served["SERVER_KEY"]}
     config: dict[str, Any] = {
@@ -331,12 +331,6 @@ def _install(command: list[str], directory: Path) -> None:
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise CannotInstall(f"{' '.join(command[:4])} ... ended with {done.returncode}: {done.stderr.strip()[-1000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

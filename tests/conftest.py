@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import io
 import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import warnings
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -29,37 +31,31 @@ settings.register_profile("project", deadline=None, derandomize=bool(os.environ.
 settings.load_profile("project")
 
 REPOSITORY = Path(__file__).parent.parent
+# Tests use parts of the scripts.
+sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 
 IN_MEMORY = Path("/dev/shm")
 ROOM_IN_MEMORY = 4 << 30
-# The files that take longest, longest first: the other process works through the short ones meanwhile.
-LONG_FILES = (
-    "tests/cluster/test_scripts.py",
-    "tests/cluster/test_service.py",
-    "tests/cluster/test_equality.py",
-    "tests/cluster/test_commands.py",
-    "tests/cluster/test_executor.py",
+# Folders whose tests run one after the other in one process, since they share a browser or a cluster, which would start
+# again for each file otherwise.
+SHARED = ("tests/cluster", "tests/page")
+# The folders and files that take longest, longest first: the other processes work through the short ones meanwhile.
+LONG = (
+    *SHARED,
     "tests/test_scripts.py",
     "tests/test_gpu_acceptance.py",
     "tests/engine/test_optional_stages.py",
-    "tests/page/test_transcribing.py",
     "tests/server/test_doc_examples.py",
     "tests/server/test_schemathesis.py",
-    "tests/page/test_away.py",
     "tests/engine/test_pretended_gpu.py",
     "tests/engine/test_fork.py",
     "tests/server/test_crash.py",
     "tests/server/test_slow_uploads.py",
     "tests/server/test_webhook_crash.py",
-    "tests/page/test_setbacks.py",
-    "tests/page/test_looks.py",
-    "tests/page/test_reading.py",
     "tests/server/test_contract_fields.py",
     "tests/server/test_openai_formats.py",
     "tests/server/test_connections.py",
-    "tests/page/test_correcting.py",
-    "tests/page/test_behind_proxy.py",
     "tests/server/test_openai_strict.py",
     "tests/server/test_event_streams.py",
     "tests/engine/audio/test_process.py",
@@ -67,6 +63,12 @@ LONG_FILES = (
     "tests/engine/test_pipeline.py",
     "tests/test_try_clients.py",
 )
+
+
+def unit_of(nodeid: str) -> str:
+    """The folder or file whose tests run one after the other in one process."""
+    file = nodeid.partition("::")[0]
+    return next((folder for folder in SHARED if file.startswith(f"{folder}/")), file)
 
 
 def pytest_configure() -> None:
@@ -85,11 +87,64 @@ def pytest_configure() -> None:
         tempfile.tempdir = None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    ranks = {REPOSITORY / file: rank for rank, file in enumerate(LONG_FILES)}
-    if gone := [str(file) for file in ranks if not file.exists()]:
-        raise pytest.UsageError(f"LONG_FILES of tests/conftest.py names files that do not exist: {', '.join(gone)}")
-    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--pretend-gpu", action="store_true", help="run every engine of the test process on a pretended GPU"
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pretended_gpu(pytestconfig: pytest.Config) -> Iterator[None]:
+    """With ``--pretend-gpu``, every engine of this process runs on a pretended GPU, whichever device it is given."""
+    if not pytestconfig.getoption("pretend_gpu"):
+        yield
+        return
+    from pretended_gpu import pretend_gpus
+
+    with pytest.MonkeyPatch.context() as patch:
+        pretend_gpus(patch)
+        yield
+
+
+@pytest.fixture(scope="session")
+def decode_operation(pytestconfig: pytest.Config) -> type[Any]:
+    """The operation that decodes windows: of CTranslate2 on a pretended GPU, else of ONNX Runtime."""
+    from whisper_api.engine.whisper.ctranslate2 import Ct2Decode
+    from whisper_api.engine.whisper.onnx.model import OnnxDecode
+
+    return Ct2Decode if pytestconfig.getoption("pretend_gpu") else OnnxDecode
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("pretend_gpu"):
+        for item in items:
+            marker = item.get_closest_marker("cpu")
+            if marker is not None:
+                item.add_marker(pytest.mark.skip(reason=f"only on a CPU: {marker.args[0]}"))
+    if gone := [name for name in LONG if not (REPOSITORY / name).exists()]:
+        raise pytest.UsageError(f"LONG of tests/conftest.py names what does not exist: {', '.join(gone)}")
+    ranks = {name: rank for rank, name in enumerate(LONG)}
+    items.sort(key=lambda item: ranks.get(unit_of(item.nodeid), len(ranks)))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from looking at modules and tests, again and again: they stay to the end."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile``, a process gets one unit after the other."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Units(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    return Units(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +192,16 @@ def ecapa_path(models_dir: Path) -> Path:
     for name in ("segmentation-3.0", "campplus"):
         _model(models_dir, name)
     return _model(models_dir, "ecapa")
+
+
+@pytest.fixture(scope="session")
+def random_alignment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory ``align`` of a models directory: the model for English in its true shape, with random weights."""
+    from random_models import make_alignment
+
+    root = tmp_path_factory.mktemp("alignment")
+    make_alignment(root)
+    return root / "align"
 
 
 @pytest.fixture(scope="session")

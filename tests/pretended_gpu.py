@@ -32,6 +32,8 @@ def run_on_ctranslate2(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(WhisperSource, "load", load)
+    # As on a GPU with numbers of 16 bits: with ``auto``, torch's encoder runs if it agrees with CTranslate2's.
+    monkeypatch.setattr(Ct2Whisper, "prefers_torch", True)
 
 
 def align_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,11 +100,13 @@ def pretend_gpus(monkeypatch: pytest.MonkeyPatch, compute_types: tuple[str, ...]
         gpus.append(gpu)
     monkeypatch.setattr("whisper_api.engine.engine.choose_devices", lambda name, index: tuple(gpus))
     monkeypatch.setattr(
-        "whisper_api.engine.engine.choose_compute_type", lambda device, requested: compute_types[device.index]
+        "whisper_api.engine.whisper.settings.choose_compute_type", lambda device, requested: compute_types[device.index]
     )
     for module in ("align.align", "diarize.analysis"):
         monkeypatch.setattr(f"whisper_api.engine.{module}.has_bfloat16", lambda device: True)
     align_in_float32(monkeypatch)
+    # The sweep decodes noise to the token limit, which takes a CPU minutes at the larger sizes.
+    monkeypatch.setattr("whisper_api.engine.whisper.sweep.SIZES", (1, 2))
     # What an engine on a GPU remembers of its process would forbid the forks of other tests.
     monkeypatch.setattr("whisper_api.engine.worker.fork._user", None)
     run_on_ctranslate2(monkeypatch)

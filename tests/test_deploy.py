@@ -81,6 +81,10 @@ def test_compose_mounts_files_that_there_are_and_scrapes_the_port_of_the_metrics
     assert [config["static_configs"] for config in scraped] == [[{"targets": [target]}]]
     assert server["read_only"]
     assert server["cap_drop"] == ["ALL"]
+    # A command replaces all of the image's, the directory of the data as well.
+    prometheus = services["prometheus"]
+    (directory,) = (word for word in prometheus["command"] if word.startswith("--storage.tsdb.path="))
+    assert f"prometheus:{directory.partition('=')[2]}" in prometheus["volumes"]
     published = [port for service in services.values() for port in service.get("ports", ())]
     assert all(port.startswith("127.0.0.1:") for port in published)
 
@@ -109,6 +113,10 @@ def test_the_machines_of_the_compose_file_make_one_cluster() -> None:
         assert service["cap_drop"] == ["ALL"]
         for volume in service["volumes"]:
             assert volume.partition(":")[0] in CLUSTER["volumes"]
+        # A tmpfs belongs to root and has the mode of the image's directory: only /tmp is open to the image's user.
+        assert set(service.get("tmpfs", ())) <= {"/tmp"}
+        # The image's health check asks a server.
+        assert service.get("healthcheck", {}).get("disable", False) == (service is not front)
     # A driver needs the sockets of its machine's part of Ray.
     assert front["network_mode"] == "service:head"
     assert "ray:/tmp" in head["volumes"]
@@ -124,6 +132,26 @@ def test_the_commands_of_the_compose_file_are_those_of_the_program(capsys: pytes
     for service in CLUSTER["services"].values():
         assert main([*service["command"], "--help"]) == 0
         assert capsys.readouterr().out
+
+
+def test_the_pods_of_the_manifest_work_with_what_the_image_has_and_kuberay_adds() -> None:
+    (spec,) = (each["spec"] for each in MANIFESTS if each["kind"] == "RayCluster")
+    head = spec["headGroupSpec"]["template"]["spec"]
+    worker = spec["workerGroupSpecs"][0]["template"]["spec"]
+    for pod in (head, worker):
+        # Kubernetes refuses an image whose user is a name, and gives claims to root.
+        user = int(re.findall(r"useradd --uid (\d+)", DOCKERFILE)[0])
+        assert pod["securityContext"] == {"runAsNonRoot": True, "runAsUser": user, "fsGroup": user}
+        # KubeRay's probes run wget in the first container of a pod, unless it has probes.
+        assert all("httpGet" in pod["containers"][0][probe] for probe in ("livenessProbe", "readinessProbe"))
+    # The autoscaler's container knows nothing of the token by itself.
+    tokens = [each for each in spec["autoscalerOptions"]["env"] if each["name"].startswith("RAY_AUTH")]
+    assert tokens == [each for each in head["containers"][0]["env"] if each["name"].startswith("RAY_AUTH")]
+    # With an autoscaler, KubeRay mounts the volume "ray-logs" at /tmp/ray of the head; the front must see the same.
+    assert {"name": "ray-logs", "emptyDir": {}} in head["volumes"]
+    for container in head["containers"]:
+        assert {"name": "ray-logs", "mountPath": "/tmp/ray"} in container["volumeMounts"]
+        assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
 
 
 def test_the_manifest_is_a_ray_cluster_with_the_front_in_its_head() -> None:

@@ -14,8 +14,9 @@ import pytest
 
 from whisper_api.cli.doctor.check import Check, attempt
 from whisper_api.cli.doctor.checks import Report
-from whisper_api.cli.doctor.sound import SOUND_SECONDS, speech
+from whisper_api.cli.doctor.sound import SOUND_SECONDS
 from whisper_api.cli.main import main
+from whisper_api.engine.audio.sample import speech
 from whisper_api.schema import SAMPLE_RATE
 
 STAGES = (
@@ -195,7 +196,7 @@ def test_a_library_that_is_missing_is_explained(text: str, remedy: str) -> None:
 
 
 def test_the_sound_is_a_few_seconds_at_16_khz() -> None:
-    sound = speech()
+    sound = speech(SOUND_SECONDS)
     assert sound.dtype == np.float32
     assert sound.shape == (int(SOUND_SECONDS * SAMPLE_RATE),)
     assert 0.01 < np.abs(sound).max() <= 1.0

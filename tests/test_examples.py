@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 from collections.abc import Iterator
@@ -26,8 +27,13 @@ def documents() -> Iterator[tuple[str, str]]:
                     yield path.relative_to(ROOT).as_posix(), ast.get_docstring(node, clean=False) or ""
 
 
-def imports() -> Iterator[tuple[str, str, str]]:
+@functools.cache
+def found() -> frozenset[tuple[str, str, str]]:
     """Place, module and name of each import."""
+    return frozenset(imports())
+
+
+def imports() -> Iterator[tuple[str, str, str]]:
     for place, text in documents():
         for module, names in IMPORT.findall(text):
             for name in re.sub(r"[()\s]+", " ", names).split(","):
@@ -37,20 +43,17 @@ def imports() -> Iterator[tuple[str, str, str]]:
             yield place, "whisper_api", name
 
 
-FOUND = sorted(set(imports()))
-
-
 def test_examples_are_found() -> None:
     assert {
         ("whisper_api/client/__init__.py", "whisper_api", "DEFAULT_URL"),
         ("README.md", "whisper_api", "Engine"),
         ("docs/library.md", "whisper_api", "AsyncClient"),
-    } <= {*FOUND}
-    assert len({place for place, _, _ in FOUND}) >= 4
+    } <= found()
+    assert len({place for place, _, _ in found()}) >= 4
 
 
 def test_the_names_that_examples_import_are_there() -> None:
-    missing = [found for found in FOUND if not hasattr(importlib.import_module(found[1]), found[2])]
+    missing = [each for each in found() if not hasattr(importlib.import_module(each[1]), each[2])]
     assert missing == []
 
 

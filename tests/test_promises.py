@@ -32,6 +32,7 @@ import whisper_api
 from whisper_api import Config
 from whisper_api.cli.main import COMMANDS, main
 from whisper_api.config import settings
+from whisper_api.engine.audio.device_copies import COPY_BYTES
 from whisper_api.engine.diarize.open_models import CAMPPLUS
 from whisper_api.engine.worker.batch_size import SIZES
 from whisper_api.jobs.webhook_sender import DELAYS
@@ -223,7 +224,7 @@ PROMISES = (
         lambda: (constant("cli", "EXIT_DEVICE_LOST"),),
         tests=("test_a_gpu_that_fails_ends_the_process_with_a_code_of_its_own_and_its_job_runs_in_the_next",),
     ),
-    Promise(r"docs/development", r"in 2 processes", tests=("test_the_script_runs_the_tests_in_two_processes",)),
+    Promise(r"docs/development", r"in 3 processes", tests=("test_the_script_runs_the_tests_in_three_processes",)),
     # Statuses of HTTP
     Promise(r"docs/", r"\b[245]\d\d\b(?! bytes)", tests=("test_every_status_in_the_documents_is_one_of_the_api",)),
     Promise(
@@ -591,6 +592,12 @@ PROMISES = (
     ),
     Promise(
         r"docs/operations",
+        r"at most (\d\.\d) GiB on a GPU, and a sixteenth",
+        lambda: (COPY_BYTES / (1 << 30),),
+        ("test_copies_are_bounded_over_all_jobs",),
+    ),
+    Promise(
+        r"docs/operations",
         r"more than a quarter of the free memory|takes another 1\.3 GB",
         tests=("test_without_the_memory_for_it_ctranslate2_encodes", "test_the_document_tells_the_largest_batches"),
     ),
@@ -786,8 +793,8 @@ def test_an_installation_fits_the_disk_as_promised() -> None:
     assert 1e9 < sum(file.size or 0 for file in files) < 9e9
 
 
-def test_the_script_runs_the_tests_in_two_processes() -> None:
-    assert "${TEST_WORKERS:-2}" in (ROOT / "scripts" / "test").read_text(encoding="utf-8")
+def test_the_script_runs_the_tests_in_three_processes() -> None:
+    assert "${TEST_WORKERS:-3}" in (ROOT / "scripts" / "test").read_text(encoding="utf-8")
 
 
 def test_the_wait_for_a_download_ends_as_promised() -> None:

@@ -74,6 +74,7 @@ PARTS = {
     "loopback_cluster.py": "bench_cluster.py",
     "simulated_engine.py": "bench_cluster.py",
     "fixed_tokens.py": "gpu_sides.py",
+    "free_ports.py": "load_server.py",
     "gpu_floor.py": "acceptance",
     "gpu_gauge.py": "acceptance",
     "gpu_sides.py": "acceptance",
@@ -92,7 +93,7 @@ TESTED = {
     "try_image.py": "test_deploy.py",
 }
 # They install the project before they do anything, so only their syntax is looked at.
-SHELL = {"lint", "quickstart", "setup.sh", "test"}
+SHELL = {"coverage", "lint", "quickstart", "setup.sh", "test"}
 
 
 def names() -> set[str]:

@@ -43,3 +43,19 @@ def test_a_voice_survives_json_and_grows_by_recordings_of_the_same_model_only() 
         assert not joined.is_comparable(other.model, other.revision)
         with pytest.raises(InvalidInput, match="enrol the recordings again"):
             joined.joined(other)
+
+
+def test_recordings_over_a_telephone_are_compared_in_its_band() -> None:
+    full = VoiceSample(seconds=1.0, vector=(1.0, 0.0), telephone_vector=(0.0, 1.0))
+    narrow = VoiceSample(seconds=9.0, vector=(0.0, 1.0), telephone_vector=(0.6, 0.8), telephone=True)
+    assert voice(full).similarity(voice(narrow)) == pytest.approx(0.8)
+    assert voice(full).similarity(voice(full)) == pytest.approx(1.0)
+    both = voice(full, narrow)
+    # The telephone does not count in the whole band, and both count in its band.
+    assert both.vector == (1.0, 0.0)
+    assert not both.telephone
+    assert both.telephone_vector == pytest.approx((5.4 / math.hypot(5.4, 8.2), 8.2 / math.hypot(5.4, 8.2)))
+    # Voices of earlier versions have no vectors in the band.
+    earlier = voice(sample(1, 0))
+    assert earlier.telephone_vector == ()
+    assert earlier.similarity(voice(narrow)) == pytest.approx(0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
 
 import msgspec
 
@@ -26,10 +27,14 @@ class VoiceSample(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         seconds: seconds of speech in the recording.
         vector: embedding of length 1.
+        telephone_vector: embedding of the recording in the band of a telephone; empty where it was not computed.
+        telephone: whether the recording was made over a telephone.
     """
 
     seconds: float
     vector: tuple[float, ...]
+    telephone_vector: tuple[float, ...] = ()
+    telephone: bool = False
 
 
 class VoiceEmbedding(Record, frozen=True, kw_only=True):
@@ -47,13 +52,23 @@ class VoiceEmbedding(Record, frozen=True, kw_only=True):
 
     @property
     def vector(self) -> tuple[float, ...]:
-        """The mean of the recordings' vectors, each weighted by its seconds of speech, with length 1."""
-        sums = [
-            math.fsum(sample.seconds * sample.vector[index] for sample in self.samples)
-            for index in range(len(self.samples[0].vector))
-        ]
-        length = math.sqrt(math.fsum(value * value for value in sums)) or 1.0
-        return tuple(value / length for value in sums)
+        """The mean of the recordings' vectors, each weighted by its seconds of speech, with length 1.
+
+        Recordings over a telephone count only where there are no others.
+        """
+        samples = [sample for sample in self.samples if not sample.telephone] or self.samples
+        return _mean([(sample.seconds, sample.vector) for sample in samples])
+
+    @property
+    def telephone_vector(self) -> tuple[float, ...]:
+        """The mean of the recordings' vectors in the band of a telephone; empty where none was computed."""
+        vectors = [(sample.seconds, sample.telephone_vector) for sample in self.samples if sample.telephone_vector]
+        return _mean(vectors) if vectors else ()
+
+    @property
+    def telephone(self) -> bool:
+        """Whether all recordings were made over a telephone."""
+        return all(sample.telephone for sample in self.samples)
 
     @property
     def seconds(self) -> float:
@@ -82,8 +97,21 @@ class VoiceEmbedding(Record, frozen=True, kw_only=True):
         )
 
     def similarity(self, other: VoiceEmbedding) -> float:
-        """Cosine similarity of two voices of the same model, from -1 to 1."""
-        return math.fsum(mine * theirs for mine, theirs in zip(self.vector, other.vector, strict=True))
+        """Cosine similarity of two voices of the same model, from -1 to 1.
+
+        Where one of them was recorded over a telephone, both are compared in its band.
+        """
+        mine, theirs = self.vector, other.vector
+        if (self.telephone or other.telephone) and self.telephone_vector and other.telephone_vector:
+            mine, theirs = self.telephone_vector, other.telephone_vector
+        return math.fsum(one * another for one, another in zip(mine, theirs, strict=True))
+
+
+def _mean(vectors: Sequence[tuple[float, tuple[float, ...]]]) -> tuple[float, ...]:
+    """The mean of vectors, each with its weight, with length 1."""
+    sums = [math.fsum(weight * vector[index] for weight, vector in vectors) for index in range(len(vectors[0][1]))]
+    length = math.sqrt(math.fsum(value * value for value in sums)) or 1.0
+    return tuple(value / length for value in sums)
 
 
 class Speaker(Record, frozen=True, kw_only=True):

@@ -121,7 +121,7 @@ def out_of_memory(conditions: Conditions, findings: Findings) -> None:
         with _filled(conditions, left):
             findings.fact(f"{rows} windows, room for {room}", f"{rows} texts", *_texts(run(rows), rows))
             findings.figure("allocations that failed", worker.counts.out_of_memory, at_least=1, everywhere=True)
-            limit = worker.item_limit(operation)
+            limit = worker.limits.limit(operation)
             findings.figure("windows in a batch, learned", limit, at_most=rows - 1, at_least=1, everywhere=True)
             before = worker.counts.out_of_memory
             findings.fact(f"{rows} windows once more", f"{rows} texts", *_texts(run(rows), rows))
@@ -132,7 +132,7 @@ def out_of_memory(conditions: Conditions, findings: Findings) -> None:
         else:
             for _ in range(2 * GOOD_BATCHES):
                 run(rows)
-            raised = worker.item_limit(operation)
+            raised = worker.limits.limit(operation)
             findings.figure("windows in a batch, after memory is free again", raised, at_least=limit + 1)
         worker.close()
 

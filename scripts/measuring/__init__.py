@@ -40,7 +40,7 @@ from measuring.floor import (
     whisper_floor,
 )
 from measuring.machine import Machine, exact_seconds, machine, usage_of
-from measuring.options import arguments, models_dir, port
+from measuring.options import arguments, models_dir
 from measuring.report import Comparison, Pair, Report, table
 from measuring.sampling import Sample, median, sample, take_turns
 from measuring.serving import Served, served
@@ -70,7 +70,6 @@ __all__ = [
     "median",
     "models_dir",
     "one_process",
-    "port",
     "recording",
     "resident",
     "sample",

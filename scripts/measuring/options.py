@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -31,10 +30,3 @@ def arguments(description: str | None, *, runs: int = 5) -> argparse.ArgumentPar
 def models_dir() -> Path:
     """The directory in WHISPER_MODELS_DIR, or the models directory of the repository."""
     return Path(os.environ.get("WHISPER_MODELS_DIR") or ROOT / "models_cache").absolute()
-
-
-def port() -> int:
-    """A free TCP port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from free_ports import free_port
+
 from measuring.children import environment
 from measuring.machine import usage_of
-from measuring.options import port
 from measuring.sampling import Sample, Watch, sample
 
 START_SECONDS = 120.0
@@ -95,7 +96,7 @@ def served(
         SystemExit: the server does not start; the message has its log.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    number = port()
+    number = free_port()
     every = {
         "WHISPER_API_HOST": "127.0.0.1",
         "WHISPER_API_PORT": number,

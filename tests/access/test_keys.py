@@ -99,7 +99,7 @@ def test_a_token_that_is_not_quite_right_does_not_open(ring: KeyRing, change: An
 def test_a_revoked_key_does_not_open_and_frees_its_name(ring: KeyRing, tmp_path: Path) -> None:
     key, token = ring.create("laptop")
     _, other = ring.create("desk")
-    assert ring.still_good(key)
+    assert ring.recheck(key) == key
     # Another process revokes the key, as the command does while the server runs.
     store = JobStore(tmp_path / "jobs.db")
     revoked = KeyRing(store).revoke("laptop")
@@ -111,8 +111,8 @@ def test_a_revoked_key_does_not_open_and_frees_its_name(ring: KeyRing, tmp_path:
     again, new = ring.create("laptop")
     assert again.key_id != key.key_id
     assert ring.verify(new) == again
-    assert ring.still_good(again)
-    assert not ring.still_good(key)
+    assert ring.recheck(again) == again
+    assert ring.recheck(key) is None
     assert ring.verify(token) is None
     assert [key.name for key in ring.list()] == ["laptop", "desk", "laptop"]
     ring.revoke("desk")

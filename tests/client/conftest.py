@@ -26,5 +26,5 @@ def make_client(request: pytest.FixtureRequest) -> MakeClient:
 @pytest.fixture
 def client(rest: Rest, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setattr(responses, "FIRST_PAUSE", 0.02)
-    with make_client(rest.url, "wk_key", timeout=20) as client:
+    with make_client(rest.url, "wk_key", timeout=60) as client:
         yield client

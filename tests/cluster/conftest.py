@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import fakes
 import pytest
 from fakes import config_in, until
 
 from cluster.loopback import Loopback, cluster
+from cluster.running import DEADLINE
 from whisper_api.cluster.executor import RayExecutor
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -32,6 +34,13 @@ def _signals_as_before() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience() -> Iterator[None]:
+    """A machine that is busy takes long to start Ray's processes."""
+    with mock.patch.object(fakes, "DEADLINE", DEADLINE):
+        yield
 
 
 @pytest.fixture(scope="session")

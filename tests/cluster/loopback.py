@@ -1,4 +1,4 @@
-"""The clusters of the scripts, for tests."""
+"""The clusters of the scripts, and what they compare, for tests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from loopback_cluster import ROOT, Loopback, cluster, environment
+from compare_cluster import outcome, row
+from loopback_cluster import ROOT, SECRET, Loopback, cluster, environment
 
-__all__ = ["ROOT", "Loopback", "cluster", "environment"]
+__all__ = ["ROOT", "SECRET", "Loopback", "cluster", "environment", "outcome", "row"]

@@ -11,6 +11,8 @@ from whisper_api.jobs.executor import Executor
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job
 
+DEADLINE = 240.0
+
 
 class Watched:
     """A job, and what its executor has reported."""
@@ -62,7 +64,7 @@ class Watched:
 
     def end(self) -> Watched:
         """Wait for its end."""
-        self._thread.join(60)
+        self._thread.join(DEADLINE)
         assert not self._thread.is_alive()
         return self
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from fakes import until
 
-from cluster.conftest import Executors
-from cluster.loopback import Loopback, environment
-from cluster.running import Watched, script
+from cluster.loopback import Loopback
 from whisper_api.cli.main import main
 from whisper_api.cluster.ray_start import arguments
 from whisper_api.server.run import Server
@@ -52,40 +46,6 @@ def test_what_is_missing_is_named(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
-
-
-def test_a_worker_joins_and_is_drained_without_losing_its_job(
-    loopback: Loopback, new_executor: Executors, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    executor = new_executor()
-    before = {each.name for each in executor.facts().engines}
-    command = ["-m", "whisper_api", "worker", "--address", loopback.address, "--cpus", "1", "--no-check"]
-    process = subprocess.Popen(
-        [sys.executable, *command, "--tmp-dir", str(tmp_path / "worker")],
-        env={**os.environ, **environment()},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        until(lambda: executor.engines().running == 3, "the worker's engine runs")
-        (joined,) = (each for each in executor.facts().engines if each.name not in before)
-        jobs = [
-            Watched(executor, script(tmp_path / str(number), "sleep 2", "say done"), job_id=str(number)).start()
-            for number in range(3)
-        ]
-        until(lambda: all(each.progress for each in jobs), "every engine works")
-        assert main(["cluster", "drain", joined.node, "--address", loopback.address, "--wait", "60"]) == 0
-        assert "has left the cluster" in capsys.readouterr().err
-        assert [each.end().error for each in jobs] == [None, None, None]
-        assert process.wait(60) is not None
-        until(lambda: executor.engines().wanted == 2, "the machine is forgotten")
-        assert main(["cluster", "drain", "nobody", "--address", loopback.address]) == 2
-        assert "no machine has this name" in capsys.readouterr().err
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def test_a_server_shows_its_engines(loopback: Loopback, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

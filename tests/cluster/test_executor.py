@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
-from fakes import until
+from fakes import config_in, until
 
-from cluster.loopback import Loopback
-from cluster.running import Watched, script
+from cluster.loopback import SECRET, Loopback, environment
+from cluster.running import DEADLINE, Watched, script
+from whisper_api.cli.main import main
+from whisper_api.cluster.draining import drain
 from whisper_api.cluster.executor import RayExecutor
 from whisper_api.cluster.runs import PIECE_BYTES
 from whisper_api.errors import Canceled, EngineLost, InvalidAudio, ModelUnavailable, UnknownModel
@@ -144,6 +149,23 @@ def test_a_killed_engine_is_missed_at_once_and_started_again(executor: RayExecut
     assert counts[-1] == 2
 
 
+def test_a_front_with_another_token_is_not_let_in(
+    loopback: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With the right one, all other tests run.
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    monkeypatch.setenv(SECRET, "f" * 64)
+    config = config_in(tmp_path, executor="ray", ray_address=loopback.address, model="tiny.en", device="cpu")
+    stranger = RayExecutor(config, "engines:ScriptedEngine")
+    try:
+        stranger._driver.start()  # noqa: SLF001 - preload() would wait for an engine
+        until(lambda: "token" in stranger.engines().reason, "the token is named")
+        assert stranger.engines().running == 0
+        assert stranger.facts().engines == ()
+    finally:
+        stranger.close()
+
+
 def test_the_driver_process_is_started_again_and_jobs_wait_for_it(executor: RayExecutor, tmp_path: Path) -> None:
     process = executor._driver.pid  # noqa: SLF001 - only a test kills it
     assert process is not None
@@ -154,3 +176,77 @@ def test_the_driver_process_is_started_again_and_jobs_wait_for_it(executor: RayE
     waiting = Watched(executor, script(tmp_path / "waiting", "say here")).start()
     assert waiting.end().transcript is not None
     until(lambda: executor.engines().running == 2, "both run again")
+
+
+def test_a_machine_with_another_version_is_refused_until_it_is_replaced(
+    executor: RayExecutor, loopback: Loopback, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "whisper_api-99.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: whisper-api\nVersion: 99.0\n")
+    (other.parent / "sitecustomize.py").write_text(
+        "import platform\nplatform.python_version_tuple = lambda: ('3', '99', '0')\n"
+    )
+    here = importlib.metadata.version("whisper-api") if _installed() else "0+source"
+    old = loopback.add(first_path=other.parent)
+    try:
+        until(lambda: any(each.state == "refused" for each in executor.facts().engines), "the machine is refused")
+        (refused,) = (each for each in executor.facts().engines if each.state == "refused")
+        assert "99.0" in refused.reason
+        assert here in refused.reason
+        assert "Python 3.99" in refused.reason
+        assert "install the same" in refused.reason
+        assert "99.0" in executor.engines().reason
+        assert executor.engines().running == 2
+        assert Watched(executor, script(tmp_path, "say on")).run().text == "on"
+        assert drain(loopback.address, refused.node, DEADLINE, lambda said: None)
+    finally:
+        loopback.kill(old)
+    new = loopback.add()
+    try:
+        until(lambda: executor.engines().running == 3, "the replaced machine is used")
+        until(lambda: executor.engines().reason == "", "the old machine is forgotten")
+    finally:
+        loopback.kill(new)
+    until(lambda: executor.engines().wanted == 2, "the machine is missed")
+
+
+def test_a_worker_joins_and_is_drained_without_losing_its_job(
+    loopback: Loopback, executor: RayExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {each.name for each in executor.facts().engines}
+    command = ["-m", "whisper_api", "worker", "--address", loopback.address, "--cpus", "1", "--no-check"]
+    process = subprocess.Popen(
+        [sys.executable, *command, "--tmp-dir", str(tmp_path / "worker")],
+        env={**os.environ, **environment()},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        until(lambda: executor.engines().running == 3, "the worker's engine runs")
+        (joined,) = (each for each in executor.facts().engines if each.name not in before)
+        jobs = [
+            Watched(executor, script(tmp_path / str(number), "sleep 2", "say done"), job_id=str(number)).start()
+            for number in range(3)
+        ]
+        until(lambda: all(each.progress for each in jobs), "every engine works")
+        assert main(["cluster", "drain", joined.node, "--address", loopback.address, "--wait", f"{DEADLINE}"]) == 0
+        assert "has left the cluster" in capsys.readouterr().err
+        assert [each.end().error for each in jobs] == [None, None, None]
+        assert process.wait(DEADLINE) is not None
+        until(lambda: executor.engines().wanted == 2, "the machine is forgotten")
+        assert main(["cluster", "drain", "nobody", "--address", loopback.address]) == 2
+        assert "no machine has this name" in capsys.readouterr().err
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _installed() -> bool:
+    try:
+        importlib.metadata.version("whisper-api")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

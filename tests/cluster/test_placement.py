@@ -42,7 +42,7 @@ def test_a_resident_model_is_worth_some_audio_but_not_any_amount() -> None:
 
 
 def test_an_engine_that_lacks_a_model_comes_last() -> None:
-    lacking = seat("lacking", lacks={"x": 1})
+    lacking = seat("lacking", lacks={"x": ("m",)})
     assert chosen([lacking, seat("busy", 500.0)], Load(9, 10.0, needs="x")) == "busy"
     assert chosen([lacking], Load(9, 10.0, needs="x")) == "lacking"
 
@@ -75,6 +75,83 @@ def test_no_engine_gets_more_than_its_share_and_a_job(lengths: list[float], engi
         found.loads[number] = load
     total = sum(each.queued for each in seats)
     assert max(each.queued for each in seats) <= total / engines + max(lengths) + 5.0 + 1e-6
+
+
+MODEL, NEEDS = "base", "x"
+lengths_of_jobs = st.lists(st.floats(1.0, 7200.0), max_size=3)
+
+
+@st.composite
+def seats_of_all_kinds(draw: st.DrawFn) -> list[Seat]:
+    """Engines that are full or not, closed or not, with the model in memory, on disk, or neither."""
+    found = []
+    for number in range(draw(st.integers(1, 6))):
+        where = draw(st.sampled_from(["memory", "disk", "nowhere", "out of reach"]))
+        missing = where in ("nowhere", "out of reach")
+        found.append(
+            seat(
+                str(number),
+                *draw(lengths_of_jobs),
+                open=draw(st.sampled_from([True, True, True, False])),
+                resident=frozenset({MODEL} if where == "memory" else ()),
+                lacks={NEEDS: (MODEL,)} if missing else {},
+                unable={MODEL} if where == "out of reach" else set(),
+            )
+        )
+    return found
+
+
+def lacks(each: Seat) -> bool:
+    return bool(each.lacks)
+
+
+def to_load(each: Seat) -> float:
+    return each.queued + (0.0 if MODEL in each.resident else LOAD_SECONDS)
+
+
+@given(seats_of_all_kinds(), st.floats(1.0, 7200.0))
+def test_a_job_goes_to_the_least_queued_audio_of_those_that_have_or_can_load_its_model(
+    seats: list[Seat], seconds: float
+) -> None:
+    load = Load(99, seconds, MODEL, NEEDS)
+    able = [each for each in seats if each.open and not each.unable] or [each for each in seats if each.open]
+    room = [each for each in able if each.has_room(load)]
+    found = choose(seats, load)
+    assert (found is None) == (not room)
+    if found is None:
+        return
+    assert found in room
+    # A machine without the model's files is taken only while those with them are full.
+    candidates = [each for each in room if not lacks(each)] or room
+    assert found in candidates
+    assert to_load(found) == min(map(to_load, candidates))
+
+
+@given(seats_of_all_kinds(), st.floats(1.0, 60.0))
+def test_no_job_queues_behind_a_long_one_while_another_engine_with_its_model_is_free(
+    seats: list[Seat], seconds: float
+) -> None:
+    load = Load(99, seconds, MODEL, NEEDS)
+    free = [each for each in seats if each.has_room(load) and not each.loads and not lacks(each)]
+    found = choose(seats, load)
+    if any(MODEL in each.resident for each in free):
+        assert found is not None
+        assert not found.loads
+    elif free:
+        # At most what loading the model is worth.
+        assert found is not None
+        assert found.queued <= LOAD_SECONDS
+
+
+def test_a_job_waits_for_a_full_engine_rather_than_fail_where_its_model_cannot_be_had() -> None:
+    full, unable = seat("full", 1.0, 1.0), seat("unable", lacks={NEEDS: (MODEL,)}, unable={MODEL})
+    assert chosen([full, unable], Load(9, 1.0, MODEL, NEEDS)) is None
+    assert chosen([full, unable], Load(9, 1.0, "other", "y")) == "unable"
+    full.loads.popitem()
+    assert chosen([full, unable], Load(9, 1.0, MODEL, NEEDS)) == "full"
+    # Without any other engine, the job says itself what is missing.
+    full.open = False
+    assert chosen([full, unable], Load(9, 1.0, MODEL, NEEDS)) == "unable"
 
 
 def nodes(*resources: dict[str, float]) -> list[Node]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
@@ -20,10 +19,6 @@ from whisper_api import Canceled, Engine, TranscriptionOptions
 from whisper_api.engine.align.models import AlignmentModel, AlignmentSource
 from whisper_api.engine.audio.decode import decode
 from whisper_api.schema import PartialSegments, Transcript
-
-sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
-
-import random_models
 
 pytestmark = pytest.mark.models
 
@@ -49,10 +44,13 @@ def engine_with(models_dir: Path, root: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def aligning(models_dir: Path, tiny_en_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def aligning(
+    models_dir: Path, tiny_en_model_dir: Path, random_alignment: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
     """An engine with an alignment model of the true shape, which is loaded again for every job."""
     root = tmp_path_factory.mktemp("models")
-    assert random_models.make_alignment(root).name == CHECKPOINT
+    (root / "align").symlink_to(random_alignment, target_is_directory=True)
+    assert (root / "align" / "en" / CHECKPOINT).is_file()
     with engine_with(models_dir, root) as engine:
         yield engine
 

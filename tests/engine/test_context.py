@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from fakes import DEADLINE
 
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.models.cache import ModelCache
@@ -98,7 +99,7 @@ class Gated(Square):
     def run(self, inputs: Sequence[int]) -> list[int]:
         self.ran.extend(inputs)
         if inputs[0] > 0:
-            self.gate.wait(10)
+            self.gate.wait(DEADLINE)
         return super().run(inputs)
 
 
@@ -176,3 +177,40 @@ def test_a_part_of_a_stage_has_its_share_of_the_progress(worker: GpuWorker, tmp_
     fractions = [each.stage_fraction for each in seen if each.stage == "asr"]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
+
+
+@dataclass(frozen=True)
+class Held(Square):
+    """Runs until the gate is opened."""
+
+    begun: threading.Event = field(default_factory=threading.Event, compare=False)
+    gate: threading.Event = field(default_factory=threading.Event, compare=False)
+
+    def run(self, inputs: Sequence[int]) -> list[int]:
+        self.begun.set()
+        assert self.gate.wait(60)
+        return super().run(inputs)
+
+
+def test_an_item_may_run_before_its_stage_unless_another_job_has_work(worker: GpuWorker, tmp_path: Path) -> None:
+    ctx, held = context(worker, tmp_path), Held()
+    early = ctx.submit_if_idle(Square(), 3, 1.0)
+    assert early is not None
+    assert ctx.result_of(early) == 9
+    running = worker.submit("another job", held, 1, 1.0)
+    assert held.begun.wait(60)
+    assert ctx.submit_if_idle(Square(), 3, 1.0) is None
+    waiting = worker.submit("another job", held, 1, 1.0)
+    held.gate.set()
+    assert (running.result(60), waiting.result(60)) == (1, 1)
+
+
+def test_the_own_items_of_a_job_do_not_count_as_work_of_another(worker: GpuWorker, tmp_path: Path) -> None:
+    ctx, held = context(worker, tmp_path), Held()
+    first = ctx.submit_if_idle(held, 1, 1.0)
+    assert first is not None
+    assert held.begun.wait(60)
+    second = ctx.submit_if_idle(Square(), 2, 1.0)
+    held.gate.set()
+    assert second is not None
+    assert (ctx.result_of(first), ctx.result_of(second)) == (1, 4)

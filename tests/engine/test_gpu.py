@@ -48,7 +48,7 @@ def engine(models: Path) -> Iterator[Engine]:
 
 @pytest.fixture
 def whisper(engine: Engine) -> Iterator[Any]:
-    source = engine.whisper_source(engine.store.ensure("base"))
+    source = engine.whisper.source(engine.store.ensure("base"))
     with engine.models.lease(source) as whisper:
         yield whisper
 

@@ -19,7 +19,6 @@ from whisper_api.engine.languages import CODES
 from whisper_api.engine.silero import SILERO_FRAME
 from whisper_api.engine.vad import SpeechFrames
 from whisper_api.engine.whisper.model import DecodedTokens
-from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.formats import render
 from whisper_api.job_values import result_segment
 from whisper_api.schema import HALLUCINATION, PartialSegments
@@ -212,13 +211,13 @@ def told(decoded: Sequence[int], logprob: float, no_speech: float) -> Any:
 
 @pytest.mark.models
 def test_text_over_breath_is_kept_flagged_or_dropped_everywhere(
-    engine: Engine, breath: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, breath: Floats, monkeypatch: pytest.MonkeyPatch, decode_operation: type[Any]
 ) -> None:
-    tokens = engine.models.lease(engine.whisper_source(engine.store.ensure("base")))
+    tokens = engine.models.lease(engine.whisper.source(engine.store.ensure("base")))
     with tokens as whisper:
         thanks = whisper.tokenizer("en").encode(" Thank you.")
     # The real decoder's figures for a laugh.
-    monkeypatch.setattr(OnnxDecode, "run", told(thanks, -0.98, 0.4))
+    monkeypatch.setattr(decode_operation, "run", told(thanks, -0.98, 0.4))
     found: dict[str, Transcript] = {}
     shown: dict[str, list[PartialSegments]] = {}
     for mode in ("keep", "flag", "drop"):

@@ -14,7 +14,7 @@ from whisper_api import Engine, Segment, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.diarize.segmentation import SegmentWindows
 from whisper_api.engine.whisper.onnx.model import OnnxAdvance, OnnxDecode
-from whisper_api.engine.worker.worker import Again
+from whisper_api.engine.worker.fair_queue import Again
 from whisper_api.schema import PartialSegments
 
 pytestmark = pytest.mark.models
@@ -66,6 +66,7 @@ def test_silence_has_no_partial_segments(engine: Engine) -> None:
     assert seen == []
 
 
+@pytest.mark.cpu("the order of the steps of ONNX Runtime's decoder")
 @pytest.mark.parametrize("language", ["en", "auto"])
 def test_the_first_window_is_decoded_before_the_others_and_before_diarization(
     language: str,
@@ -97,7 +98,7 @@ def test_the_first_window_is_decoded_before_the_others_and_before_diarization(
     monkeypatch.setattr(SegmentWindows, "run", segmented)
     monkeypatch.setattr("whisper_api.engine.worker.device.physical_cores", lambda: 1)
     with Engine(device="cpu", model="base", models_dir=models_dir, offline=True) as engine:
-        assert engine.lanes == 1
+        assert engine.whisper.lanes == 1
         engine.preload_rest(TranscriptionOptions(language=language, diarize=True))
         engine.transcribe(long, TranscriptionOptions(language=language, diarize=True))
     assert order.count("begun") >= 3

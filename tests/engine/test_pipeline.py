@@ -32,8 +32,6 @@ from whisper_api import (
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.languages import translates
 from whisper_api.engine.whisper.model import Row
-from whisper_api.engine.whisper.onnx.model import OnnxDecode
-from whisper_api.engine.worker.worker import Again
 from whisper_api.formats import FORMATS
 
 pytestmark = pytest.mark.models
@@ -233,7 +231,7 @@ def test_progress_rises_to_one_through_the_stages(engine: Engine, sample_call: P
 
 
 def test_cancelling_stops_within_a_work_item_and_leaves_the_engine_usable(
-    engine: Engine, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, call: Floats, monkeypatch: pytest.MonkeyPatch, decode_operation: type[Any]
 ) -> None:
     cancel = threading.Event()
     long = np.tile(call, 10)
@@ -243,13 +241,13 @@ def test_cancelling_stops_within_a_work_item_and_leaves_the_engine_usable(
             cancel.set()
 
     batches: list[int] = []
-    run = OnnxDecode.run
+    run = decode_operation.run
 
-    def counted(self: OnnxDecode, inputs: Sequence[Row]) -> list[Again]:
+    def counted(self: Any, inputs: Sequence[Row]) -> Any:
         batches.append(len(inputs))
         return run(self, inputs)
 
-    monkeypatch.setattr(OnnxDecode, "run", counted)
+    monkeypatch.setattr(decode_operation, "run", counted)
     with pytest.raises(Canceled):
         engine.transcribe(long, QUICK, on_progress=stop_when_recognition_has_begun, cancel=cancel)
     assert len(batches) <= 1

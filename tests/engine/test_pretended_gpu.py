@@ -21,9 +21,10 @@ from pretended_gpu import Scopes, pretend_gpus
 
 from whisper_api import Client, Engine, Server, Transcript, TranscriptionOptions
 from whisper_api.engine.align.models import AlignmentModel
-from whisper_api.engine.engine import GPU_BUCKET_SECONDS
+from whisper_api.engine.audio import device_copies
 from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2Whisper
 from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, DecodedTokens, DecodeSettings, Row
+from whisper_api.engine.whisper.settings import GPU_BUCKET_SECONDS
 from whisper_api.engine.whisper.torch_encoder import TorchEncoder
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -32,10 +33,6 @@ sys.path.insert(0, str(Path(__file__).parent / "whisper"))
 
 from peers import with_alignment
 from test_language_detection import test_detection_gives_the_language_without_a_text  # noqa: F401 - this and the others run here
-from test_partial_segments import (  # noqa: F401
-    long,
-    test_the_partial_segments_together_are_the_transcript,
-)
 from test_pipeline import (  # noqa: F401
     call,
     test_every_word_has_a_place_and_a_speaker,
@@ -47,7 +44,6 @@ from test_pipeline import (  # noqa: F401
 from test_recognizer import (  # noqa: F401
     test_encoding_gives_a_probability_for_each_language,
     test_the_token_cap_holds_for_any_prompt_length,
-    test_translation_gives_english,
     test_words_are_the_text_and_their_times_rise,
     whisper,
     worker,
@@ -73,6 +69,12 @@ def engine(scopes: Scopes, models_dir: Path, base_model_dir: Path) -> Iterator[E
         yield engine
 
 
+@pytest.fixture(scope="module")
+def decode_operation() -> type[Ct2Decode]:
+    """In place of the operation of ONNX Runtime."""
+    return Ct2Decode
+
+
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[Row]]:
     """The rows of each batch that is decoded."""
@@ -89,11 +91,11 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[Row]]:
 
 def test_the_engine_takes_itself_for_one_on_a_gpu(engine: Engine, transcript: Transcript) -> None:  # noqa: F811
     assert engine.device.kind == "cuda"
-    assert engine.lanes == 2
-    assert engine.batching.bucket_seconds == GPU_BUCKET_SECONDS
-    with engine.models.lease(engine.whisper_source(engine.store.ensure("base"))) as loaded:
+    assert engine.whisper.lanes == 2
+    assert engine.whisper.batching().bucket_seconds == GPU_BUCKET_SECONDS
+    with engine.models.lease(engine.whisper.source(engine.store.ensure("base"))) as loaded:
         assert isinstance(loaded, Ct2Whisper)
-        assert isinstance(loaded._encoder, TorchEncoder)  # noqa: SLF001
+        assert isinstance(loaded.encoder.in_torch, TorchEncoder)
     assert transcript.word_times == "attention"
 
 
@@ -162,6 +164,30 @@ def test_a_gpu_with_little_memory_takes_fewer_windows_at_once(scopes: Scopes, ba
     (few, fewer), (many, less) = rows[1 << 30], rows[4 << 30]
     assert 1 <= fewer <= few < many <= 64
     assert fewer < less <= many
+
+
+def test_each_sample_of_a_recording_goes_to_the_device_once(
+    engine: Engine,
+    ecapa_path: Path,
+    call: Floats,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clip = call[7 * RATE : 24 * RATE].copy()
+    recordings: list[Floats] = []
+    pieces: list[Floats] = []
+    send = device_copies._sent  # noqa: SLF001
+
+    def counted(samples: Floats, device: str, *, whole: bool = False) -> Any:
+        (recordings if whole else pieces).append(samples)
+        return send(samples, device, whole=whole)
+
+    monkeypatch.setattr(device_copies, "_sent", counted)
+    options = TranscriptionOptions(language="en", align=True, diarize=True, beam_size=1)
+    assert engine.transcribe(clip, options).speakers
+    assert [len(samples) for samples in recordings] == [len(clip)]
+    # What is sent apart is padded with silence behind the end of the recording.
+    assert all(not samples[-RATE // 10 :].any() for samples in pieces)
+    assert sum(map(len, pieces)) < len(clip) + 40 * RATE
 
 
 def test_sampling_gives_other_texts_and_beams_the_same(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pretended_gpu import Scopes, pretend_gpus
 
-from whisper_api import Engine, TranscriptionOptions
+from whisper_api import Engine, OutOfMemory, TranscriptionOptions
 from whisper_api.engine.diarize.segmentation import CheckpointSource, SegmentWindows
 from whisper_api.engine.whisper.ctranslate2 import Ct2Decode
 from whisper_api.engine.whisper.source import WhisperSource
@@ -99,5 +99,34 @@ def test_the_batch_size_of_each_gpu_is_measured_before_other_models_are_loaded(
     monkeypatch.setattr("whisper_api.engine.whisper.sweep.measure_batch_size", measure)
     engine.preload_rest(OPTIONS)
     assert resident == [["WhisperSource"], ["WhisperSource"]]
-    assert [engine.batching_on(runtime.device).max_items for runtime in runtimes] == [7, 11]
+    assert [engine.whisper.batching(runtime.device).max_items for runtime in runtimes] == [7, 11]
     assert all(len(runtime.models.resident()) > 1 for runtime in runtimes)
+
+
+@pytest.mark.parametrize("small", [{1}, {0}, {0, 1}])
+def test_a_gpu_that_is_too_small_for_the_model_gets_no_jobs(
+    small: set[int],
+    engine: Engine,
+    scopes: Scopes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    load = WhisperSource.load
+
+    def limited(source: WhisperSource) -> Any:
+        if source.device_index in small:
+            raise RuntimeError("CUDA failed with error out of memory")
+        return load(source)
+
+    monkeypatch.setattr(WhisperSource, "load", limited)
+    pool = engine._pool  # noqa: SLF001
+    if len(small) == 2:
+        with pytest.raises(OutOfMemory):
+            engine.preload(OPTIONS)
+    else:
+        engine.preload(OPTIONS)
+    (left,) = pool.usable
+    assert left.device.index not in small or len(small) == 2
+    with pool.assign(0.0) as first, pool.assign(0.0) as second:
+        assert first is second is left
+    assert sum("gets no jobs" in record.getMessage() for record in caplog.records) == 1

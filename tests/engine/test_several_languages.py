@@ -6,8 +6,8 @@ be in German: the detected probabilities of English and German are exchanged the
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,8 @@ from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.detection import LanguageDetector
 from whisper_api.engine.whisper.model import Detected, Row
-from whisper_api.engine.whisper.onnx.model import OnnxDecode
-from whisper_api.engine.whisper.window_decoder import Window
-from whisper_api.engine.worker.worker import Again
+from whisper_api.engine.whisper.window import Window
 from whisper_api.schema import PartialSegments
-
-sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
-
-import random_models
 
 pytestmark = pytest.mark.models
 
@@ -70,16 +64,16 @@ def german_second_half(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+def decoded(monkeypatch: pytest.MonkeyPatch, decode_operation: type[Any]) -> list[Row]:
     """The windows that are decoded."""
     rows: list[Row] = []
-    run = OnnxDecode.run
+    run = decode_operation.run
 
-    def watched(self: OnnxDecode, inputs: Sequence[Row]) -> list[Again]:
+    def watched(self: Any, inputs: Sequence[Row]) -> Any:
         rows.extend(inputs)
         return run(self, inputs)
 
-    monkeypatch.setattr(OnnxDecode, "run", watched)
+    monkeypatch.setattr(decode_operation, "run", watched)
     return rows
 
 
@@ -97,8 +91,9 @@ def test_a_recording_in_one_language_is_transcribed_as_with_that_language(
     assert {segment.language for segment in several.segments} == {"en"}
     assert plain(several.segments) == list(one.segments)
     assert several.warnings == one.warnings
-    # The windows were encoded for the detection, and not again.
-    assert all(row.input.ndim == 2 for row in decoded[:rows])
+    # The window was encoded for the detection, and not again for its first decoding.
+    assert rows
+    assert decoded[0].input.ndim == 2
     assert one.languages == ()
     assert '"language": "en"' in render(several, "json")
     assert render(replace(several, segments=tuple(plain(several.segments))), "json") == render(one, "json")
@@ -110,12 +105,11 @@ def test_a_window_is_cut_where_the_language_changes(
 ) -> None:
     partial: list[PartialSegments] = []
     transcript = engine.transcribe(twice, MULTI, on_partial=partial.append)
-    with engine.models.lease(engine.whisper_source(engine.store.ensure("base"))) as whisper:
+    with engine.models.lease(engine.whisper.source(engine.store.ensure("base"))) as whisper:
         tokens = whisper.language_tokens
-        assert [(tokens["en"] in row.prompt, tokens["de"] in row.prompt) for row in decoded] == [
-            (True, False),
-            (False, True),
-        ]
+        spoken = [(tokens["en"] in row.prompt, tokens["de"] in row.prompt) for row in decoded]
+        # A piece may be decoded more than once, because English speech is no good German.
+        assert [each for each, _ in groupby(spoken)] == [(True, False), (False, True)]
     assert set(transcript.languages) == {"en", "de"}
     assert transcript.language == transcript.languages[0]
     assert transcript.language_probability is None
@@ -129,6 +123,7 @@ def test_a_window_is_cut_where_the_language_changes(
     assert [{segment.language for segment in each.segments} for each in partial] == [{"en"}, {"de"}]
 
 
+@pytest.mark.cpu("with 'auto' a GPU does not detect the languages of a window's parts, which would take its time")
 @pytest.mark.usefixtures("german_second_half")
 def test_speech_in_another_language_is_warned_about(engine: Engine, twice: Floats) -> None:
     # More English than German.
@@ -142,10 +137,12 @@ def test_speech_in_another_language_is_warned_about(engine: Engine, twice: Float
 
 
 @pytest.fixture(scope="module")
-def aligning(models_dir: Path, base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def aligning(
+    models_dir: Path, base_model_dir: Path, random_alignment: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
     """An engine with an alignment model for English alone, of the true shape with random weights."""
     root = tmp_path_factory.mktemp("models")
-    random_models.make_alignment(root)
+    (root / "align").symlink_to(random_alignment, target_is_directory=True)
     (root / "whisper").symlink_to(models_dir / "whisper", target_is_directory=True)
     with Engine(device="cpu", model="base", models_dir=root, offline=True) as engine:
         yield engine

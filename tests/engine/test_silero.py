@@ -101,10 +101,11 @@ def test_a_canceled_job_ends_the_threads(recordings: dict[str, Floats], monkeypa
         raise CanceledError
 
     monkeypatch.setattr(silero, "REPORT_SECONDS", 0.001)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(CanceledError):
         silero_probabilities(np.tile(recordings["noise"], 20), cancel, threads=3)
-    assert threading.active_count() == before
+    # Threads of earlier tests may end meanwhile.
+    assert not set(threading.enumerate()) - before
     assert len(asked) == 1
     assert asked[0] < 0.5
 

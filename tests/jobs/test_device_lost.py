@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from fakes import Services, ended, idle, queued_in, submit, text_of, until
+from fakes import DEADLINE, Services, ended, idle, queued_in, submit, text_of, until
 from server.inside import inside, on_a_loop, problem
 
-from whisper_api.errors import DeviceLost, Draining
+from whisper_api.errors import DeviceLost, Draining, EngineClosed
 from whisper_api.store.jobs import Job
 from whisper_api.testing import FakeExecutor
+from whisper_api.voices import VoiceEmbedding
 
 LOST = DeviceLost("the device is lost (device-side assert triggered): only a new process can use it")
 
@@ -26,7 +28,7 @@ def test_the_jobs_of_a_lost_device_wait_for_the_next_process(serve: Services) ->
 
     def behave(executor: FakeExecutor, job: Job) -> None:
         # Both jobs run when the device fails.
-        together.wait(10)
+        together.wait(DEADLINE)
         raise LOST
 
     executor = FakeExecutor(behave=behave)
@@ -35,7 +37,7 @@ def test_the_jobs_of_a_lost_device_wait_for_the_next_process(serve: Services) ->
     service.on_fault(told.set)
     jobs = [submit(service, str(number)) for number in range(2)]
     executor.preload_gate.set()
-    assert told.wait(10)
+    assert told.wait(DEADLINE)
     with pytest.raises(Draining):
         submit(service, "later")
     until(lambda: len(queued_in(service.store)) >= 2, "the jobs are back in the queue")
@@ -91,6 +93,18 @@ def test_a_device_that_fails_while_models_are_loaded_is_lost_too(serve: Services
     service = serve()
     idle(service)
     until(lambda: service.health().ready)
+
+
+def test_a_device_that_fails_under_an_enrolment_is_lost_too(serve: Services) -> None:
+    class Enrolling(FakeExecutor):
+        def enroll(self, recordings: Sequence[bytes]) -> VoiceEmbedding:
+            raise LOST
+
+    service = serve(Enrolling())
+    # Nobody runs a job, from which the server would learn it.
+    with pytest.raises(EngineClosed, match="try again"):
+        service.speakers.enroll("", "Sheila", [b"a"])
+    assert service.health().state == "device_lost"
 
 
 @on_a_loop

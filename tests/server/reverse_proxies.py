@@ -11,17 +11,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from server.harness import PATIENCE_SECONDS, free_port
 
-__all__ = ["PREFIX", "PROXIES", "reverse_proxy"]
+__all__ = ["PREFIX", "PROXIES", "authority_of", "reverse_proxy"]
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 # Name to the configuration that is shipped, and what a test replaces in it besides the address of the server.
 SHIPPED = {
     "nginx": (DEPLOY / "nginx" / "whisper-api.conf", "listen 80;", "listen 127.0.0.1:{port};"),
-    "caddy": (DEPLOY / "caddy" / "Caddyfile", "whisper.example {", "http://:{port} {{\n\tbind 127.0.0.1"),
+    "caddy": (
+        DEPLOY / "caddy" / "Caddyfile",
+        "whisper.example {",
+        "127.0.0.1:{port} {{\n\tbind 127.0.0.1\n\ttls server.pem server.pem",
+    ),
 }
+# Caddy asks no authority of the internet here: the test makes the certificate.
+SCHEMES = {"nginx": "http", "caddy": "https"}
 PROXIES = tuple(SHIPPED)
 PREFIX = "/whisper"
 ADDRESS = "127.0.0.1:8181"
@@ -46,7 +53,7 @@ http {{
     "caddy": """
 {{
     admin off
-    auto_https off
+    auto_https disable_redirects
     storage file_system {directory}/caddy
 }}
 {shipped}
@@ -79,6 +86,9 @@ def reverse_proxy(
     for old, new in ((ADDRESS, f"127.0.0.1:{server_port}"), (listens, listens_here.format(port=port))):
         assert text.count(old) == 1, f"{shipped}: {old}"
         text = text.replace(old, new)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(authority_of(directory))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(directory / "server.pem")
     file = directory / f"{name}.conf"
     file.write_text(FRAMES[name].format(directory=directory, shipped=text), encoding="utf-8")
     arguments = (
@@ -90,10 +100,15 @@ def reverse_proxy(
         process = subprocess.Popen([program, *arguments], cwd=directory, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait_for(port, process, directory / f"{name}.log")
-            yield f"http://127.0.0.1:{port}{PREFIX}"
+            yield f"{SCHEMES[name]}://127.0.0.1:{port}{PREFIX}"
         finally:
             process.terminate()
             process.wait(PATIENCE_SECONDS)
+
+
+def authority_of(directory: Path) -> Path:
+    """The certificate of the authority that clients of a proxy with this directory trust."""
+    return directory / "authority.pem"
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import functools
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from whisper_api.errors import JobNotFound
 from whisper_api.job_values import JobCanceledEvent
 from whisper_api.jobs.events import LAST_ID
 from whisper_api.jobs.executor import OnPartial
+from whisper_api.key_values import KeyChange
 from whisper_api.schema import PartialSegments, Segment, Transcript
 from whisper_api.server.realtime.event_stream import HEARTBEAT, EventStream
 from whisper_api.server.realtime.waiting import wait_for_change, wait_for_end, watch_events
@@ -457,9 +460,9 @@ def test_a_silent_stream_has_heartbeats_and_still_gets_the_end(waiting: Waiting)
 @pytest.mark.parametrize("times", [(), (10,), range(1, 1000)], ids=["silent", "once", "busy"])
 def test_a_stream_ends_soon_after_its_key_was_revoked(waiting: Waiting, times: Collection[int]) -> None:
     async def talk() -> None:
-        for time in times:
-            await asyncio.sleep(time - asyncio.get_running_loop().time())
-            waiting.tell(time)
+        for when in times:
+            await asyncio.sleep(when - asyncio.get_running_loop().time())
+            waiting.tell(when)
 
     async def watch() -> tuple[float, list[Message]]:
         sent: list[Message] = []
@@ -481,8 +484,8 @@ def test_a_stream_ends_soon_after_its_key_was_revoked(waiting: Waiting, times: C
     assert ended == 15.0
     # The stream ends normally, so the client connects again and is refused.
     assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
-    told = [time for time in range(1, 15) if any(b'"index":%d,' % time in each.get("body", b"") for each in sent)]
-    assert told == [time for time in times if time < 15]
+    told = [when for when in range(1, 15) if any(b'"index":%d,' % when in each.get("body", b"") for each in sent)]
+    assert told == [when for when in times if when < 15]
     assert not watched_jobs(waiting.service)
 
 
@@ -512,6 +515,37 @@ def test_a_poll_ends_soon_after_its_key_was_revoked(waiting: Waiting) -> None:
         return refused.value.status, asyncio.get_running_loop().time()
 
     assert run_at_once(poll()) == (401, 15.0)
+
+
+def test_streams_and_waits_end_at_the_moment_their_key_expires(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 40 seconds, and not when the status is read again, 5 seconds later."""
+    begun = time.time()
+    waiting.keys.change(waiting.key.key_id, KeyChange(expires_at=datetime.fromtimestamp(begun + 40.0, timezone.utc)))
+
+    async def run() -> tuple[tuple[str, float], ...]:
+        clock = asyncio.get_running_loop().time
+        monkeypatch.setattr(time, "time", lambda: begun + clock())
+
+        async def refused(work: Awaitable[object]) -> tuple[str, float]:
+            with pytest.raises(Problem) as refused:
+                await work
+            return refused.value.code, clock()
+
+        async def stream() -> None:
+            async with contextlib.aclosing(watch_events(waiting.request(), waiting.job_id)) as batches:
+                async for _ in batches:
+                    pass
+
+        poll = wait_for_change(waiting.request(), waiting.job_id, 60.0)
+        end = wait_for_end(waiting.request(), waiting.job_id, None)
+        return await asyncio.gather(refused(poll), refused(end), refused(stream()))
+
+    for code, ended in run_at_once(run()):
+        assert code == "key_expired"
+        assert ended == pytest.approx(40.0, abs=0.2)
+    assert not watched_jobs(waiting.service)
 
 
 def test_a_client_whose_key_was_revoked_while_it_waited_gets_no_result(waiting: Waiting) -> None:

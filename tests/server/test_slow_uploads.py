@@ -99,14 +99,14 @@ def request(key: str, line: str, *headers: str) -> bytes:
 
 
 def test_a_steady_slow_sender_is_accepted(start_server: Start) -> None:
-    """The upload is slow and longer than the window, but twice as fast as the least rate."""
-    server = start_server({**SETTINGS, "WHISPER_API_TIMEOUT": 2})
-    content = form(AUDIO + bytes(5_000))
+    """The upload is longer than the window, and faster than the least rate by more than a machine may stand still."""
+    server = start_server(SETTINGS)
+    content = form(AUDIO + bytes(28_000))
     with server.connect() as connection:
         connection.sendall(head(server.user_key, f"Content-Length: {len(content)}"))
         pause = threading.Event()
-        for at in range(0, len(content), 1_000):
-            connection.sendall(content[at : at + 1_000])
+        for at in range(0, len(content), 4_000):
+            connection.sendall(content[at : at + 4_000])
             pause.wait(0.5)
         status, _, body = answer(connection)
     assert status == 202, body
@@ -115,7 +115,7 @@ def test_a_steady_slow_sender_is_accepted(start_server: Start) -> None:
 
 def test_rate_and_deadline_are_as_configured(start_server: Start) -> None:
     """When no least rate is set, a sender without long silences may send until the deadline of the whole body."""
-    settings = {"WHISPER_API_TIMEOUT": 2, "MIN_UPLOAD_BYTES_PER_SECOND": 0, "UPLOAD_TIMEOUT_SECONDS": 5}
+    settings = {"WHISPER_API_TIMEOUT": 4, "MIN_UPLOAD_BYTES_PER_SECOND": 0, "UPLOAD_TIMEOUT_SECONDS": 5}
     server = start_server({**SETTINGS, **settings})
     content = form(AUDIO)
     request = head(server.user_key, f"Content-Length: {len(content)}") + content
@@ -133,7 +133,8 @@ def test_rate_and_deadline_are_as_configured(start_server: Start) -> None:
             return status, body
 
     with ThreadPoolExecutor() as pool:
-        sends = pool.submit(send, 12), pool.submit(send, 100)
+        # The first has time to spare. The second passes the window of a least rate before it meets the deadline.
+        sends = pool.submit(send, 4), pool.submit(send, 100)
         whole, late = (sending.result() for sending in sends)
     assert whole[0] == 202, whole
     assert late[0] == 408

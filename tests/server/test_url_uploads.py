@@ -199,6 +199,8 @@ async def test_a_name_of_this_network_is_not_fetched_from(
         looked_up.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("8.8.8.8", "127.0.0.1")]
 
+    # The refusal comes after this time.
+    monkeypatch.setattr(url_uploads, "LOOKUP_SECONDS", 0.2)
     async with fetching(tmp_path, files, url_private_hosts="") as (_, client):
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         url = f"http://files.example:{files.port}/a.wav"
@@ -348,7 +350,7 @@ async def test_a_slow_disk_does_not_delay_other_requests_when_a_fetch_is_aborted
 
     def slow(descriptor: int) -> None:
         writing.set()
-        told.append(written.wait(20))
+        told.append(written.wait(60))
         fsync(descriptor)
 
     def end(fetch: Fetch) -> None:

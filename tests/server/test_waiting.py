@@ -20,6 +20,7 @@ from server.inside import AUDIO, Inside, RawRequest, inside, lines_of, on_a_loop
 from whisper_api import errors
 from whisper_api.errors import InvalidAudio, ModelUnavailable, UnknownModel, WhisperApiError
 from whisper_api.job_values import JobStatus
+from whisper_api.server.state import thread_count
 from whisper_api.store.jobs import Job
 from whisper_api.testing import FakeExecutor
 
@@ -126,7 +127,8 @@ async def test_hundreds_wait_without_a_thread(tmp_path: Path) -> None:
         waits = [asyncio.create_task(client.get(f"/transcription/{job_id}?wait=60")) for _ in range(300)]
         await app.until(lambda: not any(wait.done() for wait in waits) and watched_jobs(app.service))
         assert (await client.get("/status")).json()["queue_state"]["processing_jobs"] == 1
-        assert threading.active_count() <= before + 1
+        # The pool for the reads of the database starts its threads when they are needed.
+        assert threading.active_count() <= before + thread_count(app.state.config.http_workers)
         app.executor.release()
         assert {(await wait).json()["status"] for wait in waits} == {"Completed"}
 

@@ -61,7 +61,7 @@ layouts = st.builds(
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(conversations(), layouts)
 def test_only_subtitles_of_different_channels_overlap(given: Transcript, options: RenderOptions) -> None:
     cues = subtitles(given, options).cues

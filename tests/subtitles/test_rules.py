@@ -86,7 +86,7 @@ def named(warnings: tuple[str, ...]) -> set[str]:
     return {warning.partition(":")[0] for warning in warnings} - {"line breaks"}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(talks(), layouts)
 def test_every_rule_holds_or_is_named(given: Transcript, options: RenderOptions) -> None:
     text, warnings = rendered(given, "srt", options)
@@ -122,7 +122,7 @@ def test_every_rule_holds_or_is_named(given: Transcript, options: RenderOptions)
     assert "max_line_count" not in broken
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(talks(), layouts)
 def test_no_word_is_lost_doubled_or_moved(given: Transcript, options: RenderOptions) -> None:
     shown = "".join(text for _, _, text in cues(rendered(given, "srt", options).text))
@@ -131,7 +131,7 @@ def test_no_word_is_lost_doubled_or_moved(given: Transcript, options: RenderOpti
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(given=talks(slow=True))
 def test_slow_speech_with_pauses_breaks_no_rule_of_a_preset(preset: Any, given: Transcript) -> None:
     assert named(rendered(given, "srt", RenderOptions(subtitle_preset=preset)).warnings) == set()

@@ -108,7 +108,7 @@ def assert_times(times: list[tuple[int, int]]) -> None:
     assert all(before[1] <= after[0] for before, after in pairwise(times))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(transcripts(), layouts)
 def test_times_are_in_order_in_every_format(given: Transcript, options: RenderOptions) -> None:
     for name in FORMATS:
@@ -148,7 +148,7 @@ def label_of(segment: Segment) -> str:
     return speaker_label(segment.speaker)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(transcripts(), layouts)
 def test_subtitles_hold_the_text_of_the_segments(given: Transcript, options: RenderOptions) -> None:
     options = msgspec.structs.replace(options, highlight_words=False)
@@ -161,7 +161,7 @@ def test_subtitles_hold_the_text_of_the_segments(given: Transcript, options: Ren
     assert without_spaces("".join(re.sub(f"^({labels})", "", text) for text in shown)) == without_spaces(said)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(transcripts(), layouts)
 def test_highlighted_subtitles_have_the_text_of_the_plain_ones(given: Transcript, options: RenderOptions) -> None:
     plain = [text for _, _, text in cues(render(given, "srt", msgspec.structs.replace(options, highlight_words=False)))]
@@ -171,7 +171,7 @@ def test_highlighted_subtitles_have_the_text_of_the_plain_ones(given: Transcript
     assert all(text.count("<u>") == text.count("</u>") <= 1 for _, _, text in shown)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(transcripts(in_order=True), layouts)
 def test_no_line_is_wider_than_asked_nor_are_there_more_of_them(given: Transcript, options: RenderOptions) -> None:
     width, count = options.max_line_width, options.max_line_count

@@ -97,13 +97,6 @@ class KeyVerification:
         found = self._store.key(key.key_id)
         return None if found is None else _not_expired(found[0], time.time())
 
-    def still_good(self, key: Key) -> bool:
-        """Whether a key that was valid before is still valid."""
-        try:
-            return self.recheck(key) is not None
-        except KeyExpired:
-            return False
-
     def write_uses(self) -> None:
         """Write the last uses of keys to the database, in one transaction; call it from time to time."""
         with self._lock:

@@ -25,13 +25,13 @@ from msgspec.structs import replace
 
 from whisper_api import __version__
 from whisper_api.cluster.messages import (
-    BEGAN,
     DONE,
     LOST,
     MISSING,
     PARTIAL,
     PROGRESS,
     RAISED,
+    Message,
     encode_error,
     job_decoder,
     voices_decoder,
@@ -44,14 +44,17 @@ if TYPE_CHECKING:
     from whisper_api.jobs.executor import Executor
     from whisper_api.jobs.preload import Preload
 
-__all__ = ["CONTROL", "JOBS", "EngineActor", "EngineStatus", "identity", "load_executor"]
+__all__ = ["CONTROL", "JOBS", "EngineActor", "EngineStatus", "identity", "load_executor", "together"]
 
 # Concurrency groups: a job, and what must not wait for one.
 JOBS, CONTROL = "jobs", "control"
 # A progress that says nothing new is sent on after this time, as a sign of life.
 BEAT_SECONDS = 5.0
+# Messages within this time travel together: each transfer costs the front's driver as much as many messages do.
+TOGETHER_SECONDS = 0.1
 # The driver takes the last messages of an actor whose device is lost within this time.
 LAST_SECONDS = 1.0
+ENDS = frozenset((DONE, RAISED, LOST))
 VOICE_MODELS = ("community-1", "segmentation-3.0", "campplus", "ecapa")
 
 
@@ -208,6 +211,10 @@ class EngineActor:
             if method == "download_model":
                 given.insert(1, run.cancel)
             return True, pickle.dumps(getattr(self._executor, method)(*given))
+        except DeviceLost as error:
+            # The front must not take this for the failure of its own device.
+            self._end(error)
+            return False, encode_error(EngineLost(str(error)))
         except BaseException as error:
             return False, encode_error(error)
         finally:
@@ -228,7 +235,7 @@ class EngineActor:
             file.seek(offset)
             file.write(piece)
 
-    def run(self, call: str, job: bytes, pieces: dict[str, tuple[int, Any]], voices: bytes) -> Iterator[Any]:
+    def run(self, call: str, job: bytes, pieces: dict[str, tuple[int, Any]], voices: bytes) -> Iterator[list[Message]]:
         """Run a job.
 
         Args:
@@ -238,17 +245,11 @@ class EngineActor:
             voices: the encoded voices of known speakers.
 
         Yields:
-            Kind and payload of a message: BEGAN, then PROGRESS, PARTIAL and MISSING, then DONE, RAISED or LOST.
+            Messages: PROGRESS, PARTIAL and MISSING, at last DONE, RAISED or LOST.
         """
-        yield BEGAN, b""
-        # A job that ends the process at once must be known to have begun, or it would be tried for ever.
-        self._run(call).go_on.wait()
-        messages: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+        messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         threading.Thread(target=self._work, args=(call, job, pieces, voices, messages.put), name="job").start()
-        kind = ""
-        while kind not in (DONE, RAISED, LOST):
-            kind, payload = messages.get()
-            yield kind, payload
+        yield from together(messages.get, TOGETHER_SECONDS)
 
     def cancel(self, call: str) -> None:
         """Stop a call within one work item, also one that has not come yet."""
@@ -257,7 +258,7 @@ class EngineActor:
         run.go_on.set()
 
     def proceed(self, call: str) -> None:
-        """Let a job begin, or go on without the model that it was missing."""
+        """Let a job go on without the model that it was missing."""
         self._run(call).go_on.set()
 
     def _work(
@@ -266,7 +267,7 @@ class EngineActor:
         job: bytes,
         pieces: dict[str, tuple[int, Any]],
         voices: bytes,
-        send: Callable[[tuple[str, bytes]], None],
+        send: Callable[[Message], None],
     ) -> None:
         run = self._run(call)
         last, sent_at = Progress(0.0, "load"), 0.0
@@ -340,6 +341,27 @@ class EngineActor:
                 ids = ray.get_gpu_ids()
                 return f"cuda:{ids[0]}" if ids else device
         return device
+
+
+def together(get: Callable[..., Message], seconds: float) -> Iterator[list[Message]]:
+    """Group the messages of a job, until its last one.
+
+    A message waits for others while the last group is younger than this time; the last message waits for nothing.
+
+    Args:
+        get: returns the next message; with ``timeout`` in seconds, raises ``queue.Empty`` when none comes in time.
+        seconds: least time between two groups.
+    """
+    sent_at = time.monotonic()
+    while True:
+        group = [get()]
+        with contextlib.suppress(queue.Empty):
+            while group[-1][0] not in ENDS:
+                group.append(get(timeout=max(0.0, sent_at + seconds - time.monotonic())))
+        yield group
+        sent_at = time.monotonic()
+        if group[-1][0] in ENDS:
+            return
 
 
 def _flat(item: tuple[str, tuple[int, Any]]) -> tuple[str, int, Any]:

@@ -6,6 +6,7 @@ It ends when the front has ended or when its cluster is lost; the front starts a
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import threading
 import time
@@ -23,6 +24,7 @@ from whisper_api.cluster.messages import (
     Ask,
     Cancel,
     ClusterState,
+    Message,
     Proceed,
     Request,
     RunJob,
@@ -42,6 +44,7 @@ PROBE_SECONDS = 3.0
 JOIN_SECONDS = 6.0
 WAITING = "The cluster has not let the front join yet: the token (RAY_AUTH_TOKEN) and Ray's version must be the same."
 ASK_SECONDS = 15.0
+LOOK_SECONDS = 0.2
 # Downloads take as long as they take; they end by themselves when nothing arrives.
 LONG = frozenset(("download_model", "enroll"))
 # Ray on this machine alone: audio passes in pieces, so little room is enough.
@@ -59,7 +62,7 @@ def main(descriptor: int) -> None:
         setup = msgspec.msgpack.decode(front.receive(), type=Setup)
         keeper = _join(setup, front)
     except Exception as error:
-        front.send(0, STATE, msgspec.msgpack.encode(ClusterState(reason=_sentence(error))))
+        front.send(0, (STATE, msgspec.msgpack.encode(ClusterState(reason=_sentence(error)))))
         traceback.print_exc()
         return
     Driver(front, keeper).serve()
@@ -85,7 +88,7 @@ def _join(setup: Setup, front: Front) -> Keeper:
             "_node_ip_address": "127.0.0.1",
         }
     waiting = threading.Timer(
-        JOIN_SECONDS, front.send, (0, STATE, msgspec.msgpack.encode(ClusterState(reason=WAITING)))
+        JOIN_SECONDS, front.send, (0, (STATE, msgspec.msgpack.encode(ClusterState(reason=WAITING))))
     )
     waiting.daemon = True
     waiting.start()
@@ -94,7 +97,7 @@ def _join(setup: Setup, front: Front) -> Keeper:
     )
     waiting.cancel()
     check_nodes(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"])
-    keeper = Keeper(setup, lambda state: front.send(0, STATE, msgspec.msgpack.encode(state)))
+    keeper = Keeper(setup, lambda state: front.send(0, (STATE, msgspec.msgpack.encode(state))))
     keeper.start()
     return keeper
 
@@ -114,9 +117,9 @@ class Front:
         """
         return self._connection.recv_bytes()
 
-    def send(self, call: int, kind: str, payload: bytes) -> None:
-        """Send a frame. Ends the process when the front has ended."""
-        frame = msgspec.msgpack.encode((call, kind, payload))
+    def send(self, call: int, *messages: Message) -> None:
+        """Send a frame of messages. Ends the process when the front has ended."""
+        frame = msgspec.msgpack.encode((call, messages))
         try:
             with self._sending:
                 self._connection.send_bytes(frame)
@@ -176,7 +179,7 @@ class Driver:
             run.until_end()
         except BaseException as error:
             traceback.print_exc()
-            self._front.send(run.call, RAISED, encode_error(error))
+            self._front.send(run.call, (RAISED, encode_error(error)))
         finally:
             with self._lock:
                 self._runs.pop(run.call, None)
@@ -188,58 +191,83 @@ class Driver:
             answers: list[bytes] = []
             names = self._keeper.preferred(request.needs)
             if request.of == "every":
-                answers = self._answers(request, names, canceled)
+                answers = self._downloads(request, names, canceled)
             else:
                 for name in names:
-                    answers += self._answers(request, [name], canceled)
-                    if request.of == "one" and answers:
+                    found = self._found(request, [name], canceled)
+                    answers += found.values()
+                    if request.of == "one" and found:
                         break
-                    if answers and self._keeper.learn(name, request.needs, answers[-1]) == 0:
-                        answers = answers[-1:]
-                        break
-            self._front.send(request.call, ANSWER, msgspec.msgpack.encode(answers))
+                    if found:
+                        lacking = tuple(pickle.loads(found[name]))
+                        self._keeper.learn(name, request.needs, lacking)
+                        if not lacking:
+                            answers = [found[name]]
+                            break
+            self._front.send(request.call, (ANSWER, msgspec.msgpack.encode(answers)))
         except BaseException as error:
-            self._front.send(request.call, RAISED, encode_error(error))
+            self._front.send(request.call, (RAISED, encode_error(error)))
         finally:
             with self._lock:
                 self._asks.pop(request.call, None)
 
-    def _answers(self, request: Ask, names: list[str], canceled: threading.Event) -> list[bytes]:
-        """The answers of engines, without those that have ended meanwhile.
+    def _downloads(self, request: Ask, names: list[str], canceled: threading.Event) -> list[bytes]:
+        """Let every engine download a model. It is enough that one has it then: the job goes there.
+
+        Raises:
+            Canceled: the front has canceled the call.
+            BaseException: the first error, when no engine has the model.
+        """
+        failures: dict[str, BaseException] = {}
+        found = self._answers(request, names, canceled, failures)
+        model = pickle.loads(request.arguments)[0]
+        for name in (*found, *failures):
+            self._keeper.downloaded(name, model, failed=name in failures)
+        if failures and not found:
+            raise next(iter(failures.values()))
+        return list(found.values())
+
+    def _found(self, request: Ask, names: list[str], canceled: threading.Event) -> dict[str, bytes]:
+        """The answers of engines by name, without those that have ended meanwhile.
 
         Raises:
             Canceled: the front has canceled the call.
             BaseException: the first error of an engine.
         """
+        failures: dict[str, BaseException] = {}
+        found = self._answers(request, names, canceled, failures)
+        if failures:
+            raise next(iter(failures.values()))
+        return found
+
+    def _answers(
+        self, request: Ask, names: list[str], canceled: threading.Event, failures: dict[str, BaseException]
+    ) -> dict[str, bytes]:
         import ray
         from ray.exceptions import RayError
 
         call = str(request.call)
         waiting = {self._keeper.invoke(name, "call", call, request.method, request.arguments): name for name in names}
-        everyone = list(waiting.values())
         deadline = time.monotonic() + ASK_SECONDS
-        answers: list[bytes] = []
-        failure: BaseException | None = None
+        answers: dict[str, bytes] = {}
         while waiting:
-            done, _ = ray.wait(list(waiting), num_returns=1, timeout=0.2)
+            done, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_SECONDS)
             for ref in done:
-                del waiting[ref]
+                name = waiting.pop(ref)
                 try:
                     returned, content = ray.get(ref)
                 except RayError:
                     continue
                 if returned:
-                    answers.append(content)
+                    answers[name] = content
                 else:
-                    failure = failure or decode_error(content)
+                    failures[name] = decode_error(content)
             if canceled.is_set():
-                for name in everyone:
+                for name in names:
                     self._keeper.invoke(name, "cancel", call)
                 raise Canceled("the call was canceled")
             if request.method not in LONG and time.monotonic() > deadline:
                 break
-        if failure is not None:
-            raise failure
         return answers
 
 

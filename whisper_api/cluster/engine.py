@@ -11,10 +11,29 @@ from whisper_api.cluster.fleet import Post
 from whisper_api.cluster.placement import Seat
 from whisper_api.jobs.executor import EngineFacts
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "difference"]
 
 # The speed of an engine is the mean of this time.
 SPEED_SECONDS = 300.0
+
+
+def difference(status: EngineStatus, version: str, revisions: dict[str, str]) -> str:
+    """Why an engine must not be used beside the front and the other engines; empty when it may.
+
+    Args:
+        status: what the engine says of itself.
+        version: the front's version.
+        revisions: model to revision of the front and of the engines before; the engine's further models are added.
+    """
+    if status.version != version:
+        return f"This machine has whisper-api {status.version}, the front has {version}"
+    for name, revision in status.revisions.items():
+        if revisions.setdefault(name, revision) != revision:
+            return (
+                f"This machine has revision {revision[:20]} of the model {name}, the others have "
+                f"{revisions[name][:20]}: `whisper-api models pull {name}` on all of them"
+            )
+    return ""
 
 
 @dataclass(eq=False)

@@ -16,31 +16,21 @@ from msgspec.structs import replace
 
 from whisper_api.cluster.actor import revisions
 from whisper_api.cluster.fleet import parse_resources
+from whisper_api.cluster.job_call import BEAT_SECONDS, LOOK_SECONDS, JobCall
 from whisper_api.cluster.messages import (
     ANSWER,
-    BEGAN,
-    DONE,
     GONE,
-    LOST,
-    MISSING,
-    PARTIAL,
-    PROGRESS,
     RAISED,
     Ask,
     Cancel,
     ClusterState,
-    Placed,
-    Proceed,
     RunJob,
     Setup,
     decode_error,
-    partial_decoder,
-    progress_decoder,
-    transcript_decoder,
 )
 from whisper_api.cluster.process import DriverProcess
 from whisper_api.cluster.security import check_address
-from whisper_api.errors import Canceled, EngineClosed, EngineLost, ModelUnavailable
+from whisper_api.errors import Canceled, EngineClosed, ModelUnavailable
 from whisper_api.jobs.executor import EngineCount, ExecutorFacts, OnMissingModel, OnPartial, OnProgress
 from whisper_api.jobs.local_executor import LocalExecutor
 from whisper_api.schema import Progress, Transcript, TranscriptionOptions
@@ -57,12 +47,11 @@ log = logging.getLogger("whisper_api.cluster")
 
 # What runs in each actor, by module and class.
 LOCAL_ENGINE = "whisper_api.jobs.local_executor:LocalExecutor"
-# How often a thread that waits looks whether its job was canceled.
-LOOK_SECONDS = 0.1
-# A job that waits for an engine shows that it is not stuck.
-BEAT_SECONDS = 15.0
 # For an answer before a job is accepted; an engine that is too busy to answer refuses nothing.
 ANSWER_SECONDS = 5.0
+# That an engine has all models of a job, and would run it, holds for the next jobs of its kind for this time.
+HOLDS_SECONDS = 5.0
+MOST_ANSWERS = 1000
 # About the rate of compressed speech, for a job of unknown length.
 BYTES_PER_SECOND = 16_000
 
@@ -103,6 +92,7 @@ class RayExecutor:
         self._callbacks: list[Callable[[int], None]] = []
         self._running = 0
         self._closed = False
+        self._content: dict[tuple[str, bytes], float] = {}
 
     @property
     def device(self) -> str:
@@ -165,7 +155,7 @@ class RayExecutor:
     def check(self, options: TranscriptionOptions, hf_token: str | None) -> None:
         """Let an engine refuse a job. Without an engine, only names are checked."""
         self._names.check_name(options)
-        self._ask("check", (options, hf_token), seconds=ANSWER_SECONDS)
+        self._until_content("check", options, hf_token)
 
     def named_by_configuration(self, options: TranscriptionOptions) -> bool:
         """Whether ``WHISPER_MODEL`` or an alias names the model of the job."""
@@ -173,13 +163,7 @@ class RayExecutor:
 
     def missing_models(self, options: TranscriptionOptions, hf_token: str | None) -> tuple[str, ...]:
         """The models to download before the job runs, on the engine that lacks least."""
-        answers = self._ask(
-            "missing_models",
-            (options, hf_token),
-            of="content",
-            needs=_needs(options, hf_token),
-            seconds=ANSWER_SECONDS,
-        )
+        answers = self._until_content("missing_models", options, hf_token)
         return min((tuple(answer) for answer in answers), key=len, default=())
 
     def download_model(self, name: str, cancel: threading.Event, hf_token: str | None) -> None:
@@ -226,7 +210,7 @@ class RayExecutor:
         while True:
             call = self._driver.open(request)
             try:
-                found = _Job(self._driver, call, cancel, on_progress, on_partial, on_missing_model).until_end()
+                found = JobCall(self._driver, call, cancel, on_progress, on_partial, on_missing_model).until_end()
             finally:
                 self._driver.end(call)
             if found is not None:
@@ -257,6 +241,8 @@ class RayExecutor:
             changed = before_running != self._running
             callbacks = list(self._callbacks)
             running = self._running
+            if changed:
+                self._content.clear()
             self._changed.notify_all()
         if changed and not self._closed:
             log.log(
@@ -279,6 +265,21 @@ class RayExecutor:
                     on_progress(Progress(0.0, "load"))
         if cancel.is_set():
             raise Canceled("the job was canceled")
+
+    def _until_content(self, method: str, options: TranscriptionOptions, hf_token: str | None) -> list[Any]:
+        """Ask engines about a kind of jobs, unless one has just answered that nothing is in the way."""
+        key = method, pickle.dumps((options, hf_token))
+        with self._changed:
+            if self._content.get(key, 0.0) > time.monotonic():
+                return []
+        of = "one" if method == "check" else "content"
+        answers = self._ask(method, (options, hf_token), of=of, needs=_needs(options, hf_token), seconds=ANSWER_SECONDS)
+        if answers and not all(answers):
+            with self._changed:
+                if len(self._content) > MOST_ANSWERS:
+                    self._content.clear()
+                self._content[key] = time.monotonic() + HOLDS_SECONDS
+        return answers
 
     def _ask(
         self,
@@ -310,79 +311,6 @@ class RayExecutor:
             return []
         finally:
             self._driver.end(call)
-
-
-class _Job:
-    """The frames of one job, turned into the executor's callbacks."""
-
-    def __init__(
-        self,
-        driver: DriverProcess,
-        call: Any,
-        cancel: threading.Event,
-        on_progress: OnProgress,
-        on_partial: OnPartial,
-        on_missing_model: OnMissingModel,
-    ) -> None:
-        self._driver = driver
-        self._call = call
-        self._cancel = cancel
-        self._on_progress = on_progress
-        self._on_partial = on_partial
-        self._on_missing_model = on_missing_model
-        self._failure: BaseException | None = None
-        self._asked_to_stop = False
-        self._began = False
-
-    def until_end(self) -> Transcript | None:
-        """Handle frames until the job has ended.
-
-        Returns:
-            The transcript; None when the driver process ended before the job had begun.
-        """
-        beat = time.monotonic()
-        while True:
-            frame = self._call.next(LOOK_SECONDS)
-            if self._cancel.is_set():
-                self._stop()
-            if frame is not None:
-                kind, payload = frame
-                if kind == DONE:
-                    return transcript_decoder.decode(payload)
-                if kind == GONE and not self._began and self._failure is None:
-                    return None
-                self._handle(kind, payload)
-            elif not self._began and time.monotonic() - beat > BEAT_SECONDS:
-                beat = time.monotonic()
-                self._on_progress(Progress(0.0, "load"))
-
-    def _handle(self, kind: str, payload: bytes) -> None:
-        match kind:
-            case _ if kind == BEGAN:
-                self._began = True
-                log.debug("job placed", extra={"engine": msgspec.msgpack.decode(payload, type=Placed).engine})
-            case _ if kind == PROGRESS:
-                self._on_progress(progress_decoder.decode(payload))
-            case _ if kind == PARTIAL:
-                self._on_partial(partial_decoder.decode(payload))
-            case _ if kind == MISSING:
-                try:
-                    self._on_missing_model(payload.decode())
-                    self._driver.send(Proceed(self._call.number))
-                except BaseException as error:
-                    self._failure = error
-                    self._stop()
-            case _ if kind == RAISED:
-                raise self._failure or decode_error(payload)
-            case _ if kind == LOST:
-                raise self._failure or EngineLost(payload.decode())
-            case _ if kind == GONE:
-                raise self._failure or EngineLost("the cluster is lost")
-
-    def _stop(self) -> None:
-        if not self._asked_to_stop:
-            self._asked_to_stop = True
-            self._driver.send(Cancel(self._call.number))
 
 
 def _ready(state: ClusterState) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import os
-import pickle
 import threading
 import time
 import traceback
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 
 from whisper_api.cluster.actor import CONTROL, JOBS, EngineActor, EngineStatus, identity
-from whisper_api.cluster.engine import Engine
+from whisper_api.cluster.engine import Engine, difference
 from whisper_api.cluster.fleet import Node, Post, posts
 from whisper_api.cluster.messages import ClusterState, Setup
 from whisper_api.cluster.placement import Load, Seat, choose
@@ -29,6 +28,8 @@ SILENT_SECONDS = 30.0
 # Ray answers no question about the cluster for this time: the head has gone, and a new driver looks for it.
 AWAY_SECONDS = 20.0
 CONTROL_THREADS = 8
+# More kinds of jobs than this are not remembered.
+MOST_NEEDS = 1000
 
 
 class Keeper:
@@ -120,28 +121,35 @@ class Keeper:
         """The engines that answer questions: those that lack least first, then those with least work."""
         with self._changed:
             seats = [engine.seat for engine in self._engines.values() if engine.seat.open]
-            seats.sort(key=lambda seat: (seat.lacks.get(needs, 0), seat.queued, seat.name))
+            seats.sort(key=lambda seat: (len(seat.lacks.get(needs, ())), seat.queued, seat.name))
             return [seat.name for seat in seats]
 
-    def learn(self, name: str, needs: str, answer: bytes) -> int:
-        """Note how many models an engine lacks.
+    def learn(self, name: str, needs: str, models: tuple[str, ...]) -> None:
+        """Note which models an engine lacks.
 
         Args:
             name: the engine.
             needs: what the models depend on.
-            answer: the pickled names.
-
-        Returns:
-            The number.
+            models: their names.
         """
-        number = len(pickle.loads(answer))
         with self._changed:
             if name in self._engines:
                 lacks = self._engines[name].seat.lacks
-                if len(lacks) > 1000:
+                if len(lacks) > MOST_NEEDS:
                     lacks.clear()
-                lacks[needs] = number
-        return number
+                lacks[needs] = models
+
+    def downloaded(self, name: str, model: str, *, failed: bool) -> None:
+        """Note that an engine has downloaded a model, or could not."""
+        with self._changed:
+            if name in self._engines:
+                seat = self._engines[name].seat
+                if failed:
+                    seat.unable.add(model)
+                else:
+                    seat.unable.discard(model)
+                    seat.lacks.clear()
+            self._changed.notify_all()
 
     def place_of(self, name: str) -> tuple[str, str]:
         """The name of an engine and of its machine."""
@@ -264,14 +272,19 @@ class Keeper:
         done = ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else []
         for ref in done:
             engine = asked[ref]
-            engine.question = None
             try:
-                found = ray.get(ref)
+                found, failure = ray.get(ref), None
             except RayError as error:
-                self._not_heard(engine, error)
-                continue
+                found, failure = None, error
             with self._changed:
-                self._judge(engine, found)
+                if engine.question is not ref:
+                    # The answer is that of a process which has ended meanwhile.
+                    continue
+                engine.question = None
+                if failure is None:
+                    self._judge(engine, found)
+                else:
+                    self._not_heard(engine, failure)
         for engine in engines:
             if engine.question is None:
                 engine.question = engine.actor.status.options(concurrency_group=CONTROL).remote()
@@ -281,17 +294,15 @@ class Keeper:
     def _not_heard(self, engine: Engine, error: Exception) -> None:
         from ray.exceptions import ActorDiedError
 
-        with self._changed:
-            engine.status = None
-            # An actor that dies while it is made never comes back by itself: it is made again.
-            if isinstance(error, ActorDiedError):
-                text = " ".join(str(error).split())
-                engine.refusal = f"The engine cannot start: {text[:300]}"
-                self._engines.pop(engine.post.name, None)
+        engine.status = None
+        # An actor that dies while it is made never comes back by itself: it is made again.
+        if isinstance(error, ActorDiedError):
+            text = " ".join(str(error).split())
+            engine.refusal = f"The engine cannot start: {text[:300]}"
+            self._engines.pop(engine.post.name, None)
 
     def _judge(self, engine: Engine, found: dict[str, Any]) -> None:
         """Decide whether an engine is used, by its status."""
-        own = identity()
         if found.get("refusal"):
             engine.refusal = found["refusal"]
             engine.status = EngineStatus(version=str(found.get("version")), refusal=engine.refusal)
@@ -299,16 +310,9 @@ class Keeper:
         status = msgspec.convert(found, EngineStatus)
         if status.incarnation != (engine.status.incarnation if engine.status else ""):
             engine.seat.lacks.clear()
+            engine.seat.unable.clear()
         engine.status, engine.heard_at = status, time.monotonic()
-        engine.refusal = ""
-        for name, revision in status.revisions.items():
-            if self._revisions.setdefault(name, revision) != revision:
-                engine.refusal = (
-                    f"This machine has revision {revision[:20]} of the model {name}, the others have "
-                    f"{self._revisions[name][:20]}: `whisper-api models pull {name}` on all of them"
-                )
-        if status.version != own["version"]:
-            engine.refusal = f"This machine has whisper-api {status.version}, the front has {own['version']}"
+        engine.refusal = difference(status, identity()["version"], self._revisions)
         engine.seat.resident = frozenset(status.models)
 
     def _open_seats(self) -> None:

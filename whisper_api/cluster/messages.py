@@ -27,6 +27,7 @@ __all__ = [
     "Cancel",
     "ClusterState",
     "Frame",
+    "Message",
     "Placed",
     "Proceed",
     "Request",
@@ -41,7 +42,8 @@ __all__ = [
     "voices_decoder",
 ]
 
-# Kinds of frames about a job, most of which come from an actor as they are. LOST: the engine or its device has ended.
+# Kinds of messages about a job, most of which come from an actor as they are. BEGAN: an engine has the job. LOST: the
+# engine or its device has ended.
 BEGAN, PROGRESS, PARTIAL, MISSING = "began", "progress", "partial", "missing"
 DONE, RAISED, LOST = "done", "raised", "lost"
 # An answer to Ask; the state of the cluster; the driver process itself has ended.
@@ -125,8 +127,10 @@ class Proceed(msgspec.Struct, frozen=True, tag=True):
 
 
 Request = RunJob | Ask | Cancel | Proceed
-# Number of the call (0 for the state of the cluster), kind, payload.
-Frame = tuple[int, str, bytes]
+# Kind and payload.
+Message = tuple[str, bytes]
+# Number of the call (0 for the state of the cluster), and messages about it.
+Frame = tuple[int, list[Message]]
 
 
 class Placed(msgspec.Struct, frozen=True):

@@ -1,4 +1,8 @@
-"""Which engine gets a job: the one with the least audio before it, that has the job's model or can load it."""
+"""Which engine gets a job: the one with the least audio before it, that has the job's model or can load it.
+
+An engine whose machine lacks a model has to download it, which takes longer than most jobs: it gets such jobs when the
+others are full. When its download has failed, it gets none while another engine can run them.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +52,8 @@ class Seat:
         capacity: number of jobs that it runs at a time.
         open: whether it takes jobs.
         resident: names of the models in its memory.
-        lacks: needs to the models that it lacks for them, as far as it was asked.
+        lacks: needs to the names of the models that its machine lacks for them, as far as they are known.
+        unable: names of models whose download has failed here.
         loads: its jobs, by call.
         reserved: the call that waits until the engine is empty.
     """
@@ -57,7 +62,8 @@ class Seat:
     capacity: int
     open: bool = True
     resident: frozenset[str] = frozenset()
-    lacks: dict[str, int] = field(default_factory=dict)
+    lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unable: set[str] = field(default_factory=set)
     loads: dict[int, Load] = field(default_factory=dict)
     reserved: int | None = None
 
@@ -65,6 +71,10 @@ class Seat:
     def queued(self) -> float:
         """Seconds of audio that its jobs have before them."""
         return sum(load.remaining for load in self.loads.values())
+
+    def is_able(self, load: Load) -> bool:
+        """Whether a job finds its models here, or can download them."""
+        return self.unable.isdisjoint(self.lacks.get(load.needs, ()))
 
     def has_room(self, load: Load) -> bool:
         """Whether a job can begin here now."""
@@ -76,7 +86,7 @@ class Seat:
 
 
 def choose(seats: Iterable[Seat], load: Load) -> Seat | None:
-    """The engine for a job; None when no engine has room now.
+    """The engine for a job; None when it has to wait.
 
     A job that must be alone reserves an engine when none is empty: it gets no further jobs, and is free in a while.
 
@@ -84,11 +94,12 @@ def choose(seats: Iterable[Seat], load: Load) -> Seat | None:
         seats: the engines.
         load: the job.
     """
-    seats = list(seats)
+    seats = [seat for seat in seats if seat.open]
+    seats = [seat for seat in seats if seat.is_able(load)] or seats
 
     def cost(seat: Seat) -> tuple[int, float, str]:
         loading = 0.0 if not load.model or load.model in seat.resident else LOAD_SECONDS
-        return seat.lacks.get(load.needs, 0), seat.queued + loading, seat.name
+        return len(seat.lacks.get(load.needs, ())), seat.queued + loading, seat.name
 
     free = [seat for seat in seats if seat.has_room(load)]
     if free:
@@ -97,8 +108,8 @@ def choose(seats: Iterable[Seat], load: Load) -> Seat | None:
             if seat.reserved == load.call:
                 seat.reserved = None
         return chosen
-    if load.alone and not any(seat.reserved == load.call and seat.open for seat in seats):
-        open_seats = [seat for seat in seats if seat.open and seat.reserved is None]
-        if open_seats:
-            min(open_seats, key=cost).reserved = load.call
+    if load.alone and not any(seat.reserved == load.call for seat in seats):
+        unreserved = [seat for seat in seats if seat.reserved is None]
+        if unreserved:
+            min(unreserved, key=cost).reserved = load.call
     return None

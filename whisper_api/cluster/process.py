@@ -179,15 +179,15 @@ class DriverProcess:
         last = ClusterState()
         try:
             while True:
-                call, kind, payload = decoder.decode(connection.recv_bytes())
-                if kind == STATE:
-                    last = msgspec.msgpack.decode(payload, type=ClusterState)
-                    self._on_state(last)
-                    continue
+                number, messages = decoder.decode(connection.recv_bytes())
                 with self._lock:
-                    found = self._calls.get(call)
-                if found is not None:
-                    found.put(kind, payload)
+                    call = self._calls.get(number)
+                for kind, payload in messages:
+                    if kind == STATE:
+                        last = msgspec.msgpack.decode(payload, type=ClusterState)
+                        self._on_state(last)
+                    elif call is not None:
+                        call.put(kind, payload)
         except (EOFError, OSError):
             pass
         finally:

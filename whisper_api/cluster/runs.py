@@ -14,8 +14,10 @@ from whisper_api.cluster.messages import (
     BEGAN,
     DONE,
     LOST,
+    MISSING,
     PROGRESS,
     RAISED,
+    Message,
     Placed,
     RunJob,
     encode_error,
@@ -42,10 +44,10 @@ class Run:
     Args:
         request: the job.
         keeper: has the engines.
-        send: sends a frame to the front.
+        send: sends messages about the job to the front.
     """
 
-    def __init__(self, request: RunJob, keeper: Keeper, send: Callable[[int, str, bytes], None]) -> None:
+    def __init__(self, request: RunJob, keeper: Keeper, send: Callable[..., None]) -> None:
         self.call = request.call
         self._request = request
         self._keeper = keeper
@@ -67,11 +69,11 @@ class Run:
         self._tell("proceed")
 
     def until_end(self) -> None:
-        """Run the job on an engine; on another one when that ends before the job has begun."""
+        """Run the job on an engine; on another one when that ends before it has the job."""
         while True:
             name = self._keeper.take(self._load, self._canceled)
             if name is None:
-                self._send(self.call, RAISED, encode_error(Canceled("the job was canceled")))
+                self._send(self.call, (RAISED, encode_error(Canceled("the job was canceled"))))
                 return
             with self._lock:
                 self._engine = name
@@ -88,40 +90,47 @@ class Run:
         """Run the job on an engine.
 
         Returns:
-            Whether the job has ended; False when the engine ended before the job had begun.
+            Whether the job has ended; False when the engine ended before it had the job.
         """
         import ray
         from ray.exceptions import RayError
 
         began = False
-        kind = ""
         try:
             pieces = self._bring_files(name)
             # A cancellation before this point has found no engine to tell.
             if self._canceled.is_set():
                 self._tell("cancel")
             given = (str(self.call), self._request.job, pieces, self._request.voices)
-            for ref in self._keeper.stream(name, "run", *given):
-                kind, payload = ray.get(ref)
+            stream = self._keeper.stream(name, "run", *given)
+            # From here on, the end of the engine counts as an attempt, since the job may have been its cause.
+            began = True
+            self._send(self.call, (BEGAN, msgspec.msgpack.encode(Placed(*self._keeper.place_of(name)))))
+            for ref in stream:
+                messages = ray.get(ref)
                 del ref
-                if kind == BEGAN:
-                    began = True
-                    self._tell("proceed")
-                    payload = msgspec.msgpack.encode(Placed(*self._keeper.place_of(name)))
-                elif kind == PROGRESS:
-                    self._load.fraction = progress_decoder.decode(payload).fraction
-                elif kind == LOST:
-                    self._keeper.lost(name)
-                self._send(self.call, kind, payload)
+                self._note(name, messages)
+                self._send(self.call, *messages)
         except RayError as error:
             self._keeper.lost(name)
             if began:
                 reason = f"engine {name} has ended ({type(error).__name__})"
-                self._send(self.call, LOST, reason.encode())
+                self._send(self.call, (LOST, reason.encode()))
             return began
-        if kind == DONE:
-            self._keeper.completed(name, self._load)
         return True
+
+    def _note(self, name: str, messages: list[Message]) -> None:
+        """Take from the messages what the placement needs."""
+        reports = [payload for kind, payload in messages if kind == PROGRESS]
+        if reports:
+            self._load.fraction = progress_decoder.decode(reports[-1]).fraction
+        if messages[-1][0] == MISSING:
+            # The job goes back to the queue for a download, and must not come here again when that fails.
+            self._keeper.learn(name, self._load.needs, (messages[-1][1].decode(),))
+        elif messages[-1][0] == LOST:
+            self._keeper.lost(name)
+        elif messages[-1][0] == DONE:
+            self._keeper.completed(name, self._load)
 
     def _bring_files(self, name: str) -> dict[str, tuple[int, Any]]:
         """Send all files but their last pieces, which go with the call itself."""

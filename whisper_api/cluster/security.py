@@ -12,6 +12,8 @@ from whisper_api.errors import ConfigError
 __all__ = ["check_address", "check_nodes", "is_loopback", "ray_environment"]
 
 RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
+INLINE = "RAY_max_direct_call_object_size"
+HEALTH_PERIOD, HEALTH_TIMEOUT = "RAY_health_check_period_ms", "RAY_health_check_timeout_ms"
 MODE, TOKEN = "RAY_AUTH_MODE", "token"
 DEMAND = (
     "whoever reaches Ray's ports runs code on its machines: set RAY_AUTH_MODE=token on every machine, with the same "
@@ -75,6 +77,14 @@ def ray_environment(address: str | None) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray would make an environment of its own for a program that `uv run` started.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        # Uploads and transcripts below this size pass without the object store, at half the front's processor time.
+        INLINE: os.environ.get(INLINE, str(1 << 20)),
+        # A machine needs one process for each engine, not one for each processor.
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_enable_worker_prestart": "0",
+        # A machine that is gone is missed after five failures in a row, as Ray itself counts, but checked more often.
+        HEALTH_PERIOD: os.environ.get(HEALTH_PERIOD, "1000"),
+        HEALTH_TIMEOUT: os.environ.get(HEALTH_TIMEOUT, "5000"),
         # A process of Ray ends when it has not reached the head for this time; the driver is then started anew.
         RECONNECT: os.environ.get(RECONNECT, "15"),
         # The level of Ray's own lines; an actor's lines have the level of the configuration.

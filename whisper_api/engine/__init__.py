@@ -6,6 +6,8 @@
 """
 
 from whisper_api.engine.worker.allocator import share_device_memory
+from whisper_api.engine.worker.idle_cores import let_threads_sleep
 
 # Before any stage imports torch.
 share_device_memory()
+let_threads_sleep()

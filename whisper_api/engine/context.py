@@ -293,18 +293,29 @@ class JobContext:
                     self.check()
                     pending.append(self._worker.submit(self._job, *item, ahead=number < ahead))
                 if len(pending) >= window:
-                    yield self._wait(pending.popleft())
+                    yield self.result_of(pending.popleft())
             while pending:
-                yield self._wait(pending.popleft())
+                yield self.result_of(pending.popleft())
         finally:
             for future in pending:
                 future.cancel()
+
+    def submit_if_idle(self, operation: BatchOperation, input: Any, cost: float) -> Future[Any] | None:
+        """Submit a work item that may run before its stage; None when another job has work for the device."""
+        if not self._worker.serves_only(self._job):
+            return None
+        return self._worker.submit(self._job, operation, input, cost)
 
     def close(self) -> None:
         """Remove the job from the worker's queue."""
         self._worker.forget(self._job)
 
-    def _wait(self, future: Future[Any]) -> Any:
+    def result_of(self, future: Future[Any]) -> Any:
+        """Wait for a submitted work item.
+
+        Raises:
+            Canceled: the caller canceled the job.
+        """
         if not self._cancels:
             return future.result()
         while not wait((future,), timeout=POLL_SECONDS).done:

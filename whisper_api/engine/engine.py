@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisper_api.engine.audio.decode import AudioInput
+from whisper_api.engine.audio.device_copies import COPIES
 from whisper_api.engine.audio.process import DECODERS
 from whisper_api.engine.audio.track import AudioMemory
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.languages import language_or_auto
 from whisper_api.engine.models.cache import ModelCache
 from whisper_api.engine.models.names import AUTO, ModelNames, parse_aliases
-from whisper_api.engine.models.store import LocalModel, ModelStore
+from whisper_api.engine.models.store import ModelStore, user_models_dir
 from whisper_api.engine.options import ResolvedOptions, resolve
 from whisper_api.engine.pipeline import TranscriptionRun
-from whisper_api.engine.whisper.source import ENCODERS, WhisperSource
-from whisper_api.engine.whisper.window_decoder import Batching
+from whisper_api.engine.whisper.settings import WhisperSettings
 from whisper_api.engine.worker import fork
-from whisper_api.engine.worker.device import Device, choose_compute_type, choose_devices, threads_and_lanes
+from whisper_api.engine.worker.device import Device, choose_devices
 from whisper_api.engine.worker.device_errors import DeviceFault, kind_of
 from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
 from whisper_api.engine.worker.device_thread import DeviceThread
 from whisper_api.engine.worker.statistics import DeviceStatistics
 from whisper_api.engine.worker.worker import GpuWorker
-from whisper_api.errors import DeviceLost, EngineClosed, InvalidOption, ModelError
+from whisper_api.errors import DeviceLost, EngineClosed, InvalidOption, ModelError, OutOfMemory
 from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.models.download import DownloadProgress
+    from whisper_api.engine.models.store import LocalModel
     from whisper_api.voices import VoiceEmbedding
 
 __all__ = ["Engine"]
@@ -44,12 +44,6 @@ __all__ = ["Engine"]
 log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = {"cuda": "large-v3", "cpu": "base"}
-# Window lengths are rounded up to a multiple of the bucket, so that more windows share a batch. The bucket of a GPU is
-# coarse, because full batches matter more than padding.
-GPU_BUCKET_SECONDS = 5.0
-# Most windows in a batch of a GPU until preload_rest() has measured a better number. Memory may allow fewer.
-GPU_BATCH = 64
-CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
 # Share of the device's free memory for models; the rest is for activations.
 MODEL_SHARE = 0.7
 # Bytes of decoded audio in memory: 2.3 hours. Further audio goes to files, whose pages the system can evict.
@@ -116,36 +110,27 @@ class Engine:
         model_aliases: Mapping[str, str] | None = None,
     ) -> None:
         fork.check()
-        if encoder not in ENCODERS:
-            raise InvalidOption("encoder", f"{encoder!r} is not one of {', '.join(ENCODERS)}")
         devices = choose_devices(device, device_index)
         if devices[0].kind == "cuda":
             # After a request for a device, a forked process cannot use CUDA.
             fork.use_models()
         self.device = devices[0]
-        self._compute_types = {each: choose_compute_type(each, compute_type) for each in devices}
-        self.compute_type = self._compute_types[self.device]
         self._names = ModelNames(model, model_aliases)
         self.default_model = self._model_named(None)
         self.default_language = language_or_auto(language)
         self._hf_token = hf_token
-        self.lanes, self.threads = threads_and_lanes(self.device)
-        batching = Batching(CPU_BATCH, float("inf"), CPU_BUCKET_SECONDS, self.lanes)
-        if self.device.kind == "cuda":
-            batching = Batching(batch_size or GPU_BATCH, float("inf"), GPU_BUCKET_SECONDS, self.lanes)
-        self._batching = dict.fromkeys(devices, batching)
         self.store = ModelStore(
-            Path(models_dir) if models_dir is not None else _user_models_dir(),
+            Path(models_dir) if models_dir is not None else user_models_dir(),
             hf_token=hf_token,
             offline=offline,
             progress=on_download,
         )
+        self.whisper = WhisperSettings(devices, compute_type, batch_size, encoder, offline=self.store.offline)
+        self.compute_type = self.whisper.compute_types[self.device]
         self.max_audio_seconds = max_audio_seconds or None
         self.audio_memory = AudioMemory(audio_memory, None if temp_dir is None else Path(temp_dir))
         self._fault = DeviceFault()
         self._pool = WorkerPool([self._device_runtime(each, keep_alive, memory_budget) for each in devices])
-        self._batch_size = batch_size
-        self._encoder = encoder
         self._closed = threading.Event()
 
     def _device_runtime(self, device: Device, keep_alive: float, memory_budget: int | None) -> DeviceRuntime:
@@ -155,8 +140,13 @@ class Engine:
         thread = None if device.kind == "cpu" else DeviceThread(f"models-{device.torch_name}", device.scope)
         models = ModelCache(keep_alive=keep_alive, budget=memory_budget, thread=thread, fault=self._fault)
         name = f"gpu-worker-{device.torch_name}"
-        threads = self.threads if device.kind == "cpu" else None
-        worker = GpuWorker(name, models.evict_idle, self.lanes, device.scope, device.check, self._fault, threads)
+
+        def free_memory() -> bool:
+            freed = models.evict_idle(), COPIES.drop(device.torch_name)
+            return any(freed)
+
+        threads = self.whisper.threads if device.kind == "cpu" else None
+        worker = GpuWorker(name, free_memory, self.whisper.lanes, device.scope, device.check, self._fault, threads)
         return DeviceRuntime(device, worker, models)
 
     @property
@@ -166,26 +156,7 @@ class Engine:
 
     def statistics(self) -> tuple[DeviceStatistics, ...]:
         """What each device has done since the engine was made."""
-        return tuple(
-            DeviceStatistics(
-                device=runtime.device.torch_name,
-                lanes=runtime.worker.lanes,
-                counts=runtime.worker.counts,
-                model_loads=runtime.models.loaded,
-                model_unloads=runtime.models.unloaded,
-                free_bytes=runtime.device.free_memory() if runtime.device.kind == "cuda" else None,
-            )
-            for runtime in self._pool.runtimes
-        )
-
-    @property
-    def batching(self) -> Batching:
-        """The size of batches; with several GPUs, on the first."""
-        return self.batching_on(self.device)
-
-    def batching_on(self, device: Device) -> Batching:
-        """The size of batches on a device of this engine."""
-        return self._batching[device]
+        return tuple(runtime.statistics() for runtime in self._pool.runtimes)
 
     @classmethod
     def from_config(cls, config: Config, **overrides: Any) -> Engine:
@@ -277,29 +248,15 @@ class Engine:
             from whisper_api.engine.diarize.enrollment import check_names
 
             check_names(known_speakers)
-        # The length is unknown before decoding, so the job goes to the device with the fewest jobs.
-        with self._pool.assign(0.0) as runtime:
-            ctx = self._context(
-                runtime,
-                resolved,
-                hf_token=hf_token or self._hf_token,
-                cancel=cancel,
-                on_progress=on_progress,
-                on_partial=on_partial,
-                on_missing_model=on_missing_model,
-            )
-            try:
-                return TranscriptionRun(self, ctx, known_speakers or {}).run(source)
-            except BaseException as error:
-                # The frames of a failed job reference its audio, and one of them may reference the error. Clearing the
-                # frames frees the audio now, without waiting for the garbage collector.
-                traceback.clear_frames(error.__traceback__)
-                if kind_of(error) == "sticky" and not isinstance(error, DeviceLost):
-                    # A stage that does not run on the worker has met the error.
-                    raise self._fault.report(error) from None
-                raise
-            finally:
-                ctx.close()
+        with self._job(
+            resolved,
+            hf_token=hf_token or self._hf_token,
+            cancel=cancel,
+            on_progress=on_progress,
+            on_partial=on_partial,
+            on_missing_model=on_missing_model,
+        ) as ctx:
+            return TranscriptionRun(self, ctx, known_speakers or {}).run(source)
 
     def enroll(self, *recordings: AudioInput, cancel: threading.Event | None = None) -> VoiceEmbedding:
         """Compute a person's voice, which ``known_speakers`` of :meth:`transcribe` takes instead of a recording.
@@ -315,6 +272,7 @@ class Engine:
             ModelError: no embedding model is available.
             Canceled: ``cancel`` was set.
             EngineClosed: the engine was closed.
+            DeviceLost: the GPU has failed. Only a new process can use it.
             ForkedProcess: a parent of this process ran models before the fork.
         """
         from whisper_api.engine.diarize.enrollment import enroll
@@ -323,10 +281,25 @@ class Engine:
         self._check_open()
         if not recordings:
             raise InvalidOption("recordings", "expected at least one")
+        with self._job(self.resolve(None), hf_token=self._hf_token, cancel=cancel) as ctx:
+            return enroll(ctx, recordings)
+
+    @contextlib.contextmanager
+    def _job(self, options: ResolvedOptions, **callers: Any) -> Iterator[JobContext]:
+        """A job on one of the devices. Its end, with an error or not, frees what it has in memory."""
+        # The length is unknown before decoding, so the job goes to the device with the fewest jobs.
         with self._pool.assign(0.0) as runtime:
-            ctx = self._context(runtime, self.resolve(None), hf_token=self._hf_token, cancel=cancel)
+            ctx = self._context(runtime, options, **callers)
             try:
-                return enroll(ctx, recordings)
+                yield ctx
+            except BaseException as error:
+                # The frames of a failed job reference its audio, and one of them may reference the error. Clearing the
+                # frames frees the audio now, without waiting for the garbage collector.
+                traceback.clear_frames(error.__traceback__)
+                if kind_of(error) == "sticky" and not isinstance(error, DeviceLost):
+                    # A stage that does not run on the worker has met the error.
+                    raise self._fault.report(error) from None
+                raise
             finally:
                 ctx.close()
 
@@ -344,7 +317,10 @@ class Engine:
     def preload(self, options: TranscriptionOptions | None = None) -> None:
         """Load the Whisper model that jobs with these options use, so that the first job does not wait for it.
 
+        Of several GPUs, one that has too little memory for the model gets no jobs from now on; the log says so.
+
         Raises:
+            OutOfMemory: no device has the memory for the model.
             ModelError: the model is not available.
             EngineClosed: the engine was closed.
             DeviceLost: the GPU has failed. Only a new process can use it.
@@ -352,9 +328,17 @@ class Engine:
         """
         fork.use_models()
         local = self.store.ensure(self.resolve(options).model, check=self._check_open)
-        for runtime in self._pool.runtimes:
-            with runtime.models.lease(self.whisper_source(local, runtime.device), check=self._check_open):
+        for runtime in self._pool.usable:
+            self._preload(local, runtime)
+
+    def _preload(self, local: LocalModel, runtime: DeviceRuntime) -> None:
+        try:
+            with runtime.models.lease(self.whisper.source(local, runtime.device), check=self._check_open):
                 pass
+        except OutOfMemory as error:
+            if not self._pool.leave_out(runtime):
+                raise
+            log.warning("%s gets no jobs, because the model does not fit: %s", runtime.device.torch_name, error)
 
     def preload_rest(self, options: TranscriptionOptions | None = None) -> None:
         """Load the alignment and diarization models that jobs with these options use, if they are available.
@@ -369,10 +353,10 @@ class Engine:
         """
         fork.use_models()
         resolved = self.resolve(options)
-        for runtime in self._pool.runtimes:
-            if runtime.device.kind == "cuda" and self._batch_size is None:
+        for runtime in self._pool.usable:
+            if self.whisper.measures:
                 # Before the other models are loaded, while the memory that the batches may take is free.
-                self._sweep(resolved, runtime)
+                self.whisper.measure_batches(self.store.ensure(resolved.model), runtime, resolved.beam_size)
             self._preload_rest(resolved, runtime)
 
     def _preload_rest(self, options: ResolvedOptions, runtime: DeviceRuntime) -> None:
@@ -390,40 +374,11 @@ class Engine:
                     with ctx.lease(source):
                         pass
 
-    def _sweep(self, options: ResolvedOptions, runtime: DeviceRuntime) -> None:
-        """Measure the fastest batch size on a GPU. Running jobs keep their turns."""
-        from whisper_api.engine.whisper.sweep import measure_batch_size
-
-        device = runtime.device
-        with runtime.models.lease(self.whisper_source(self.store.ensure(options.model), device)) as whisper:
-            size = measure_batch_size(whisper, runtime.worker, options.beam_size)
-        self._batching[device] = dataclasses.replace(self._batching[device], max_items=size)
-        log.info("the best batch size on %s is %d windows", device.torch_name, size)
-
     def _check_open(self) -> None:
         """Raise EngineClosed when the engine was closed, and DeviceLost when its device has failed."""
         self._fault.check()
         if self._closed.is_set():
             raise EngineClosed("the engine is closed")
-
-    def whisper_source(self, model: LocalModel, device: Device | None = None) -> WhisperSource:
-        """The source that loads a Whisper model.
-
-        Args:
-            model: the files of the model.
-            device: the device to load it on; None for the first.
-        """
-        device = device or self.device
-        return WhisperSource(
-            str(model.path),
-            device.kind,
-            device.index,
-            self._compute_types[device],
-            self.threads,
-            self.lanes,
-            self.store.offline,
-            self._encoder,
-        )
 
     def _model_named(self, name: str | None) -> str:
         """The model that a name stands for; ``auto`` and OpenAI's names stand for the default model."""
@@ -438,9 +393,3 @@ class Engine:
         """
         options = options or TranscriptionOptions()
         return resolve(options, model=self._model_named(options.model), language=self.default_language)
-
-
-def _user_models_dir() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("whisper-api", appauthor=False) / "models_cache"

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from whisper_api.engine.sentences import split_sentences
 from whisper_api.engine.vad import Span
 from whisper_api.engine.voicing import LOST_APART, Interval, Voicing
-from whisper_api.engine.whisper.window_decoder import SPARSE_VOICED_SECONDS
+from whisper_api.engine.whisper.window import SPARSE_VOICED_SECONDS
 from whisper_api.schema import SAMPLE_RATE, Segment, Word
 from whisper_api.word_spacing import word_spans
 

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
+from whisper_api.engine.align.ahead import EmissionsAhead
 from whisper_api.engine.align.loading import AlignmentModels, warn_of_attention
 from whisper_api.engine.audio.decode import AudioInput, decode
+from whisper_api.engine.audio.device_copies import COPIES
 from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.hearing import Heard, hear
 from whisper_api.engine.invented import InventedText
@@ -34,7 +36,6 @@ from whisper_api.engine.speakers import (
 from whisper_api.engine.text import Text, untimed
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Recognizer
-from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.errors import ModelError
 from whisper_api.schema import Redaction, Segment, Stage, Transcript, redact_kinds
 from whisper_api.time_order import in_order
@@ -43,8 +44,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.audio.track import AudioMemory
     from whisper_api.engine.diarize.pipeline import Diarization
     from whisper_api.engine.models.store import LocalModel
-    from whisper_api.engine.whisper.source import WhisperSource
-    from whisper_api.engine.worker.device import Device
+    from whisper_api.engine.whisper.settings import WhisperSettings
     from whisper_api.voices import VoiceEmbedding
 
 __all__ = ["TranscriptionRun"]
@@ -58,16 +58,12 @@ class EngineParts(Protocol):
     Attributes:
         max_audio_seconds: longest recording that is accepted, seconds; None for no limit.
         audio_memory: the memory budget of all decoded audio.
+        whisper: how Whisper runs on the devices.
     """
 
     max_audio_seconds: float | None
     audio_memory: AudioMemory
-
-    def batching_on(self, device: Device) -> Batching:
-        """How windows share batches on a device."""
-
-    def whisper_source(self, model: LocalModel, device: Device) -> WhisperSource:
-        """The source that loads a Whisper model on a device."""
+    whisper: WhisperSettings
 
 
 class TranscriptionRun:
@@ -114,7 +110,7 @@ class TranscriptionRun:
         with contextlib.ExitStack() as leases, contextlib.ExitStack() as background:
             with self._stage("load"):
                 local = ctx.fetch_model(options.model)
-                whisper: Whisper = leases.enter_context(ctx.lease(self._engine.whisper_source(local, ctx.device)))
+                whisper: Whisper = leases.enter_context(ctx.lease(self._engine.whisper.source(local, ctx.device)))
             if options.task == "translate" and not (whisper.multilingual and translates(local.name)):
                 ctx.warn(f"{local.name} was not trained to translate: the text may be in the language that is spoken")
             with self._stage("vad"):
@@ -122,7 +118,8 @@ class TranscriptionRun:
                 # Frees the separate channels and the mix that ``heard`` does not use.
                 del decoded
             audio, spans = heard.audio, heard.windows
-            sizes = self._engine.batching_on(ctx.device)
+            leases.enter_context(COPIES.kept(audio, ctx.device))
+            sizes = self._engine.whisper.batching(ctx.device)
             judge = InventedText.of(options, audio, heard.silero)
             recognizer = Recognizer(ctx, whisper, local.name, audio, spans, sizes, heard.speech, judge, heard.elapsed)
             if options.task == "detect_language":
@@ -138,16 +135,20 @@ class TranscriptionRun:
             if options.diarize is not False and spans:
                 self._speakers = background.enter_context(diarizing(ctx, heard, references))
             text = Text(recognizer, judge, heard)
+            models: AlignmentModels | None = None
             with self._stage("asr"):
                 text.language, probability = recognizer.resolve_language(options.language)
                 text.languages = recognizer.languages or (text.language,)
-                models = AlignmentModels(ctx, text.languages, leases, background) if spans and options.align else None
+                if spans and options.align:
+                    # Diarization uses the lanes that decoding leaves idle.
+                    ahead = None if self._speakers else EmissionsAhead.of(ctx, audio, spans, sizes.lanes)
+                    models = AlignmentModels(ctx, text.languages, leases, background, ahead)
                 self._recognize(text, models)
             if models is not None and text.windows:
                 with self._stage("align"):
                     aligned = [code for code in models.languages if text.windows_in(code)]
                     if aligned:
-                        self._align(text, aligned)
+                        self._align(text, aligned, models.ahead)
                     self._complete(text)
             redactions = self._redact(text) if options.redact else ()
             segments, diarization = self._assign_speakers(text)
@@ -173,7 +174,11 @@ class TranscriptionRun:
         """The transcript of the task ``diarize``, which has turns and no text."""
         diarization = None
         if heard.windows:
-            with diarizing(self._ctx, heard, references) as speakers, self._stage("diarize"):
+            with (
+                COPIES.kept(heard.audio, self._ctx.device),
+                diarizing(self._ctx, heard, references) as speakers,
+                self._stage("diarize"),
+            ):
                 diarization = speakers.awaited(self._ctx)
         found = found_in(self._ctx, heard, diarization)
         speaking = tuple(dict.fromkeys(turn.speaker for turn in found.get("turns", ())))
@@ -275,7 +280,7 @@ class TranscriptionRun:
                         break
         return found
 
-    def _align(self, text: Text, languages: Sequence[str]) -> None:
+    def _align(self, text: Text, languages: Sequence[str], ahead: EmissionsAhead | None) -> None:
         """Take word times from the alignment models and emit them; if that fails, from cross-attention."""
         windows = list(text.windows)
         seconds = {code: text.seconds_in(code) for code in languages}
@@ -284,7 +289,7 @@ class TranscriptionRun:
         try:
             for language, share in seconds.items():
                 with self._ctx.within(done / total, (done + share) / total):
-                    names.append(self._align_language(text, language))
+                    names.append(self._align_language(text, language, ahead))
                 done += share
         except Exception as error:
             warn_of_attention(self._ctx, language, error)
@@ -292,7 +297,7 @@ class TranscriptionRun:
         else:
             text.word_times, text.alignment_model = "ctc", ", ".join(names)
 
-    def _align_language(self, text: Text, language: str) -> str:
+    def _align_language(self, text: Text, language: str, ahead: EmissionsAhead | None) -> str:
         """Take the word times of one language. Returns the name of the alignment model."""
         from whisper_api.engine.align.align import align
 
@@ -306,7 +311,7 @@ class TranscriptionRun:
             text.windows[index] = text.judge.marked(bounded)
             self._ctx.emit_partial(index, text.shown(text.windows[index]), aligned=True)
 
-        return align(self._ctx, text.heard.audio, windows, language, emit).model
+        return align(self._ctx, text.heard.audio, windows, language, emit, ahead).model
 
     def _complete(self, text: Text) -> None:
         """Decode the stretches of voice without words again."""

@@ -269,7 +269,13 @@ def pyannote_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
     Raises:
         ModelUnavailable, ModelCorrupt: the model cannot be used.
     """
-    from whisper_api.engine.diarize.segmentation import FRAME_STEP, SegmentationSource, SegmentWindows, frame_count
+    from whisper_api.engine.diarize.segmentation import (
+        FRAME_STEP,
+        SegmentationSource,
+        SegmentWindows,
+        frame_count,
+        whole_window,
+    )
 
     size, hop = round(PYANNOTE_WINDOW * SAMPLE_RATE), round(PYANNOTE_STEP * SAMPLE_RATE)
     step = round(FRAME_STEP * SAMPLE_RATE)
@@ -285,7 +291,7 @@ def pyannote_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
         def items() -> Iterator[tuple[SegmentWindows, Floats, float]]:
             for index in range(count):
                 piece = audio[index * hop : index * hop + size]
-                yield operation, np.pad(piece, (0, size - len(piece))), PYANNOTE_WINDOW
+                yield operation, whole_window(piece, size), PYANNOTE_WINDOW
 
         for index, window in enumerate(ctx.run(items(), window=64)):
             ctx.progress(index / count)

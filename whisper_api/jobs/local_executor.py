@@ -6,13 +6,12 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisper_api.errors import Canceled, DeviceError, EngineClosed, InvalidOption, ModelUnavailable, UnknownModel
+from whisper_api.errors import DeviceError, EngineClosed, InvalidOption, ModelUnavailable, UnknownModel
+from whisper_api.jobs.download_reports import DownloadReports
 from whisper_api.jobs.executor import EngineCount, Executor, ExecutorFacts, OnMissingModel, OnPartial, OnProgress
 from whisper_api.schema import Progress, Transcript, TranscriptionOptions
 from whisper_api.store.jobs import Job
@@ -20,26 +19,13 @@ from whisper_api.store.jobs import Job
 if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.engine import Engine
-    from whisper_api.engine.models.store import DownloadProgress, ModelStore
+    from whisper_api.engine.models.store import ModelStore
     from whisper_api.engine.worker.device import Device
     from whisper_api.voices import VoiceEmbedding
 
 __all__ = ["EXECUTORS", "LocalExecutor"]
 
 log = logging.getLogger("whisper_api.jobs")
-
-
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """A thread that uses the engine.
-
-    Attributes:
-        on_download: called when a download makes progress.
-        cancel: stops the downloads of this thread.
-    """
-
-    on_download: Callable[[], None]
-    cancel: threading.Event
 
 
 class LocalExecutor:
@@ -55,15 +41,13 @@ class LocalExecutor:
 
         self._config = config
         self._names = ModelNames.of(config.model, config.model_aliases)
-        self._store = ModelStore(config.models_dir, hf_token=config.hf_token, progress=self._on_download)
-        self._here = threading.local()
+        self._downloads = DownloadReports()
+        self._store = ModelStore(config.models_dir, hf_token=config.hf_token, progress=self._downloads.report)
         self._making = threading.Lock()
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._engine: Engine | None = None
         self._closed = False
-        self._runs: set[_Run] = set()
-        self._activity = ""
         self._device: Device | None = None
         self._preloading = config.preload_models
 
@@ -78,8 +62,7 @@ class LocalExecutor:
     @property
     def activity(self) -> str:
         """The download that runs now, with its share; empty when there is none."""
-        with self._lock:
-            return self._activity
+        return self._downloads.activity
 
     isolates = False
 
@@ -187,16 +170,7 @@ class LocalExecutor:
 
     def download_model(self, name: str, cancel: threading.Event, hf_token: str | None) -> None:
         """Download a model into the models directory; ``cancel`` and :meth:`close` stop the download."""
-
-        def check() -> None:
-            with self._lock:
-                closed = self._closed
-            if closed:
-                raise EngineClosed("the executor was closed while a model was fetched")
-            if cancel.is_set():
-                raise Canceled("the download was canceled")
-
-        with self._watched(_Run(lambda: None, cancel)):
+        with self._downloads.watched(cancel) as check:
             self._store.ensure(name, hf_token=hf_token, check=check)
 
     def run(
@@ -223,7 +197,7 @@ class LocalExecutor:
             if self._store.can_download(name):
                 on_missing_model(name)
 
-        with self._watched(_Run(lambda: on_progress(last), cancel)):
+        with self._downloads.watched(cancel, lambda: on_progress(last)):
             engine = self._ready_engine()
             try:
                 return engine.transcribe(
@@ -249,7 +223,7 @@ class LocalExecutor:
     def enroll(self, recordings: Sequence[bytes]) -> VoiceEmbedding:
         """Compute a voice on the engine."""
         cancel = threading.Event()
-        with self._watched(_Run(lambda: None, cancel)):
+        with self._downloads.watched(cancel):
             engine = self._ready_engine()
             try:
                 return engine.enroll(*recordings, cancel=cancel)
@@ -261,6 +235,7 @@ class LocalExecutor:
         """Close the engine. Jobs and downloads that still run end with EngineClosed."""
         with self._lock:
             self._closed = True
+        self._downloads.close()
         # _ready_engine() makes no engine once _closed is set.
         with self._making, self._lock:
             engine, self._engine = self._engine, None
@@ -270,7 +245,7 @@ class LocalExecutor:
     def _load(self, load: Callable[[Engine], None]) -> None:
         from whisper_api.engine.audio.process import DECODERS
 
-        with self._watched(_Run(lambda: None, threading.Event())):
+        with self._downloads.watched(threading.Event()):
             engine = self._ready_engine()
             DECODERS.prestart()
             if self._config.preload_models:
@@ -290,7 +265,9 @@ class LocalExecutor:
             if engine is None:
                 from whisper_api.engine.engine import Engine
 
-                engine = Engine.from_config(self._config, on_download=self._on_download, temp_dir=self._config.tmp_dir)
+                engine = Engine.from_config(
+                    self._config, on_download=self._downloads.report, temp_dir=self._config.tmp_dir
+                )
                 with self._lock:
                     self._engine, self._device = engine, engine.device
                 if engine.device.kind == "cuda" and not self._config.enable_concurrency:
@@ -351,34 +328,6 @@ class LocalExecutor:
         from huggingface_hub import get_token
 
         return bool(get_token())
-
-    @contextmanager
-    def _watched(self, run: _Run) -> Iterator[None]:
-        """While open, report the downloads that this thread begins, and stop them when the run is canceled."""
-        self._here.run = run
-        with self._lock:
-            self._runs.add(run)
-        try:
-            yield
-        finally:
-            self._here.run = None
-            with self._lock:
-                self._runs.discard(run)
-                self._activity = ""
-
-    def _on_download(self, download: DownloadProgress) -> None:
-        share = f" ({download.done / download.total:.0%})" if download.total else ""
-        with self._lock:
-            closed, runs = self._closed, list(self._runs)
-            self._activity = f"fetching {download.name}{share}"
-        own: _Run | None = getattr(self._here, "run", None)
-        if closed:
-            raise EngineClosed("the executor was closed while a model was fetched")
-        if own is not None and own.cancel.is_set():
-            raise Canceled("the job was canceled")
-        # Other jobs may wait for the same model, so all of them report progress.
-        for run in runs:
-            run.on_download()
 
 
 def _has_open_models(store: ModelStore) -> bool:

@@ -81,7 +81,7 @@ class JobService(Lifecycle):
     @property
     def speakers(self) -> KnownSpeakers:
         """The known speakers of callers, which are in the same database."""
-        return KnownSpeakers(self.store, self._executor, self._config.max_speakers_per_key)
+        return KnownSpeakers(self.store, self._executor, self._config.max_speakers_per_key, self._lose_device)
 
     @property
     def vocabularies(self) -> Vocabularies:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from whisper_api.errors import InvalidAudio, InvalidOption, SpeakerLimit, SpeakerNotFound
+from whisper_api.errors import DeviceLost, EngineClosed, InvalidAudio, InvalidOption, SpeakerLimit, SpeakerNotFound
 from whisper_api.jobs.executor import Executor
 from whisper_api.records import rfc3339
 from whisper_api.store.jobs import JobStore
@@ -37,9 +37,13 @@ class KnownSpeakers:
         store: the store of the speakers.
         executor: computes voices.
         most: speakers that one owner may have; 0 for any number.
+        on_device_lost: called when the device has failed under an enrolment.
     """
 
-    def __init__(self, store: JobStore, executor: Executor, most: int) -> None:
+    def __init__(
+        self, store: JobStore, executor: Executor, most: int, on_device_lost: Callable[[DeviceLost], None]
+    ) -> None:
+        self._on_device_lost = on_device_lost
         self._store = store
         self._executor = executor
         self._most = most
@@ -163,6 +167,9 @@ class KnownSpeakers:
             return self._executor.enroll(recordings)
         except InvalidAudio as error:
             raise InvalidOption(SAMPLES_FIELD, str(error)) from None
+        except DeviceLost as error:
+            self._on_device_lost(error)
+            raise EngineClosed("the device has failed, and the server starts anew: try again later") from None
 
 
 def doubts(voice: VoiceEmbedding, known: int) -> tuple[str, ...]:

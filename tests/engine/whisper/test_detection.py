@@ -20,7 +20,7 @@ from whisper_api.engine.whisper.detection import (
     speech_stretches,
     spread,
 )
-from whisper_api.engine.whisper.window_decoder import Window
+from whisper_api.engine.whisper.window import Window
 
 RATE = 16_000
 

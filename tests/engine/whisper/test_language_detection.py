@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from whisper_api import Engine, Progress, TranscriptionOptions, render
-from whisper_api.engine.whisper.onnx.model import OnnxDecode
 
 pytestmark = pytest.mark.models
 
@@ -16,12 +16,12 @@ DETECT = TranscriptionOptions(task="detect_language")
 
 
 def test_detection_gives_the_language_without_a_text(
-    engine: Engine, sample_call: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, sample_call: Path, monkeypatch: pytest.MonkeyPatch, decode_operation: type[Any]
 ) -> None:
-    def refuse(self: OnnxDecode, inputs: object) -> object:
+    def refuse(self: Any, inputs: object) -> object:
         raise AssertionError("nothing is to be decoded")
 
-    monkeypatch.setattr(OnnxDecode, "run", refuse)
+    monkeypatch.setattr(decode_operation, "run", refuse)
     seen: list[Progress] = []
     # The spoken language is detected, whichever language the options name.
     options = TranscriptionOptions(task="detect_language", language="fr")

@@ -18,10 +18,9 @@ from whisper_api.engine.silero import SILERO_FRAME
 from whisper_api.engine.vad import Span, SpeechFrames
 from whisper_api.engine.whisper.attempt import compression_ratio
 from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, DetectionInput, Row, Whisper, token_cap
-from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.engine.whisper.prompt import prompt_tokens
 from whisper_api.engine.whisper.recognizer import Recognizer
-from whisper_api.engine.worker.worker import Again, GpuWorker
+from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.schema import Segment
 
 pytestmark = pytest.mark.models
@@ -37,14 +36,14 @@ def call(sample_call: Path) -> Floats:
 
 @pytest.fixture
 def whisper(engine: Engine, base_model_dir: Path) -> Iterator[Whisper]:
-    with engine.models.lease(engine.whisper_source(engine.store.ensure("base"))) as whisper:
+    with engine.models.lease(engine.whisper.source(engine.store.ensure("base"))) as whisper:
         yield whisper
 
 
 @pytest.fixture(scope="module")
 def worker(engine: Engine) -> Iterator[GpuWorker]:
     """As many lanes as the engine has, with its models."""
-    worker = GpuWorker(lanes=engine.lanes, scope=engine.device.scope)
+    worker = GpuWorker(lanes=engine.whisper.lanes, scope=engine.device.scope)
     yield worker
     worker.close()
 
@@ -70,7 +69,9 @@ def recognize(
     words: bool = False,
     **options: Any,
 ) -> list[Segment]:
-    recognizer = Recognizer(context(engine, worker, **options), whisper, "base", audio, spans, engine.batching)
+    recognizer = Recognizer(
+        context(engine, worker, **options), whisper, "base", audio, spans, engine.whisper.batching()
+    )
     return list(recognizer.transcribe(language, word_times=words))
 
 
@@ -107,7 +108,7 @@ def test_only_windows_with_numbers_have_words_when_no_other_times_are_asked_for(
     assert not set(whisper.tokenizer("en").encode(" Well, it's a day. été")) & whisper.unspelled_tokens
     # The call has no numbers, so a name stands for one.
     monkeypatch.setitem(vars(whisper), "unspelled_tokens", frozenset(whisper.tokenizer("en").encode(" Texas")))
-    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST, SECOND], engine.batching)
+    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST, SECOND], engine.whisper.batching())
     first, second = recognizer.transcribe("en", word_times=False, number_times=True)
     assert "Texas" in second.text
     assert not first.words
@@ -125,17 +126,22 @@ def test_a_batch_gives_what_each_window_gives_alone(
 
 
 def test_the_language_is_judged_and_its_encoding_used_again(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     encoded: list[bool] = []
-    run = OnnxDecode.run
+    run = decode_operation.run
 
-    def watched(self: OnnxDecode, inputs: Sequence[Row]) -> list[Again]:
+    def watched(self: Any, inputs: Sequence[Row]) -> Any:
         encoded.append(self.settings.encoded)
         return run(self, inputs)
 
-    monkeypatch.setattr(OnnxDecode, "run", watched)
-    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST, SECOND], engine.batching)
+    monkeypatch.setattr(decode_operation, "run", watched)
+    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST, SECOND], engine.whisper.batching())
     language, probability = recognizer.resolve_language("auto")
     assert language == "en"
     assert probability is not None
@@ -149,7 +155,7 @@ def test_a_wrong_language_is_used_as_asked_and_warned_about(
     engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
 ) -> None:
     ctx = context(engine, worker, language="de")
-    recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.batching)
+    recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.whisper.batching())
     assert recognizer.resolve_language("de") == ("de", None)
     list(recognizer.transcribe("de", word_times=False))
     (warning,) = ctx.warnings
@@ -161,7 +167,7 @@ def test_a_model_without_cantonese_writes_chinese_and_says_so(
     engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
 ) -> None:
     ctx = context(engine, worker)
-    recognizer = Recognizer(ctx, whisper, "base", call, [], engine.batching)
+    recognizer = Recognizer(ctx, whisper, "base", call, [], engine.whisper.batching())
     assert recognizer.resolve_language("yue") == ("zh", None)
     (warning,) = ctx.warnings
     assert "'yue'" in warning
@@ -172,7 +178,7 @@ def test_a_language_that_the_model_knows_no_relative_of_is_refused(
     engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(whisper.__dict__, "languages", frozenset({"en", "fr"}))
-    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST], engine.batching)
+    recognizer = Recognizer(context(engine, worker), whisper, "base", call, [FIRST], engine.whisper.batching())
     with pytest.raises(InvalidOption, match="'ja'; it knows en, fr"):
         recognizer.resolve_language("ja")
 
@@ -180,9 +186,9 @@ def test_a_language_that_the_model_knows_no_relative_of_is_refused(
 def test_an_english_only_model_says_so(
     engine: Engine, worker: GpuWorker, tiny_en_model_dir: Path, call: Floats
 ) -> None:
-    with engine.models.lease(engine.whisper_source(engine.store.ensure("tiny.en"))) as tiny:
+    with engine.models.lease(engine.whisper.source(engine.store.ensure("tiny.en"))) as tiny:
         ctx = context(engine, worker)
-        recognizer = Recognizer(ctx, tiny, "tiny.en", call, [FIRST], engine.batching)
+        recognizer = Recognizer(ctx, tiny, "tiny.en", call, [FIRST], engine.whisper.batching())
         assert recognizer.resolve_language("fr") == ("en", None)
         assert "English only" in ctx.warnings[0]
         assert recognizer.resolve_language("multi") == ("en", None)
@@ -234,63 +240,79 @@ def test_numerals_can_be_suppressed(whisper: Whisper) -> None:
 
 
 def test_fallback_goes_from_the_beam_to_rising_temperatures_and_keeps_the_best(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     asked: list[tuple[int, int, float]] = []
     good = whisper.tokenizer("en").encode(" hello there my friend")
     loop = whisper.tokenizer("en").encode(" no" * 60)
 
-    def scripted(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+    def scripted(self: Any, inputs: Sequence[Row]) -> list[DecodedTokens]:
         asked.append((self.settings.frames, self.settings.beam_size, self.settings.temperature))
         if self.settings.temperature < 0.4:
             return [DecodedTokens(tuple(loop), -0.1, 0.1, False, None) for _ in inputs]
         return [DecodedTokens(tuple(good), -0.5, 0.1, False, None) for _ in inputs]
 
-    monkeypatch.setattr(OnnxDecode, "run", scripted)
+    monkeypatch.setattr(decode_operation, "run", scripted)
     (segment,) = recognize(engine, worker, whisper, call, [FIRST], beam_size=1)
-    assert asked == [(1300, 1, 0.0), (3000, 5, 0.0), (3000, 1, 0.2), (3000, 1, 0.4)]
+    first = engine.whisper.batching().padded_frames(FIRST.seconds)
+    assert asked == [(first, 1, 0.0), (3000, 5, 0.0), (3000, 1, 0.2), (3000, 1, 0.4)]
     assert segment.text == "hello there my friend"
     assert segment.temperature == 0.4
     assert segment.flags == ()
 
 
 def test_text_that_stays_bad_is_kept_with_flags_and_silence_is_dropped(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     loop = tuple(whisper.tokenizer("en").encode(" no" * 60))
     asked: list[float] = []
 
-    def looping(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+    def looping(self: Any, inputs: Sequence[Row]) -> list[DecodedTokens]:
         asked.append(self.settings.temperature)
         return [DecodedTokens(loop, -0.1 - self.settings.temperature, 0.1, False, None) for _ in inputs]
 
-    monkeypatch.setattr(OnnxDecode, "run", looping)
+    monkeypatch.setattr(decode_operation, "run", looping)
     ctx = context(engine, worker)
-    recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.batching)
+    recognizer = Recognizer(ctx, whisper, "base", call, [FIRST], engine.whisper.batching())
     (segment,) = recognizer.transcribe("en", word_times=False)
     assert asked == [0.0, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert ctx.warnings == ["1 of 1 windows stay doubtful after every attempt; their segments have flags"]
     assert segment.flags == ("repetitive",)
     assert segment.temperature == 0.0
 
-    def silent(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+    def silent(self: Any, inputs: Sequence[Row]) -> list[DecodedTokens]:
         return [DecodedTokens(loop, -1.5, 0.9, False, None) for _ in inputs]
 
-    monkeypatch.setattr(OnnxDecode, "run", silent)
+    monkeypatch.setattr(decode_operation, "run", silent)
     assert recognize(engine, worker, whisper, call, [FIRST, SECOND]) == []
 
 
 def test_text_that_fills_the_cap_is_not_lost_but_split(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     words = tuple(whisper.tokenizer("en").encode(" a quick brown fox jumps over the lazy dog while birds sing"))
     lengths: list[int] = []
 
-    def dense(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+    def dense(self: Any, inputs: Sequence[Row]) -> list[DecodedTokens]:
         lengths.extend(row.speech_frames for row in inputs)
         return [DecodedTokens(words, -0.2, 0.1, row.speech_frames > 800, None) for row in inputs]
 
-    monkeypatch.setattr(OnnxDecode, "run", dense)
+    monkeypatch.setattr(decode_operation, "run", dense)
     segments = recognize(engine, worker, whisper, call, [Span(0, 15 * RATE)])
     assert len(segments) >= 2
     assert [segment.id for segment in segments] == list(range(len(segments)))
@@ -301,7 +323,12 @@ def test_text_that_fills_the_cap_is_not_lost_but_split(
 
 
 def test_speech_without_text_is_decoded_again_in_pieces(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     tokenizer = whisper.tokenizer("en")
     word, sentence = (
@@ -309,16 +336,16 @@ def test_speech_without_text_is_decoded_again_in_pieces(
     )
     lengths: list[int] = []
 
-    def leaves_out(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+    def leaves_out(self: Any, inputs: Sequence[Row]) -> list[DecodedTokens]:
         lengths.extend(row.speech_frames for row in inputs)
         return [DecodedTokens(word if row.speech_frames > 800 else sentence, -0.2, 0.1, False, None) for row in inputs]
 
-    monkeypatch.setattr(OnnxDecode, "run", leaves_out)
+    monkeypatch.setattr(decode_operation, "run", leaves_out)
     span = Span(0, 19 * RATE)
     pieces = list(
-        Recognizer(context(engine, worker), whisper, "base", call, [span], engine.batching, [span]).transcribe(
-            "en", word_times=False
-        )
+        Recognizer(
+            context(engine, worker), whisper, "base", call, [span], engine.whisper.batching(), [span]
+        ).transcribe("en", word_times=False)
     )
     assert len(pieces) >= 4
     assert (pieces[0].start, pieces[-1].end) == (0.0, 19.0)
@@ -326,47 +353,85 @@ def test_speech_without_text_is_decoded_again_in_pieces(
     assert all(piece.flags == () for piece in pieces)
     # Three seconds of speech in a window of silence are no reason.
     lengths.clear()
-    short = Recognizer(context(engine, worker), whisper, "base", call, [span], engine.batching, [Span(0, 3 * RATE)])
+    short = Recognizer(
+        context(engine, worker), whisper, "base", call, [span], engine.whisper.batching(), [Span(0, 3 * RATE)]
+    )
     assert [segment.text for segment in short.transcribe("en", word_times=False)] == ["Hello"]
     assert lengths == [1900]
 
 
+def test_words_of_a_loop_are_text_and_no_failure_of_the_decoder(
+    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats
+) -> None:
+    loop = np.tile(call[18 * RATE : round(18.7 * RATE)], 14)
+    window = Span(0, len(loop))
+    recognizer = Recognizer(
+        context(engine, worker), whisper, "base", loop, [window], engine.whisper.batching(), speech=[window]
+    )
+    found = list(recognizer.transcribe("en", word_times=False))
+    # Three periods are a piece. In the last, which is shorter, the words may not be heard.
+    pieces = found[:4]
+    assert [piece.start for piece in pieces] == pytest.approx([0.0, 2.1, 4.2, 6.3])
+    assert len({piece.text for piece in pieces}) == 1
+    assert all(piece.flags == () for piece in found)
+    # Where nobody is known to speak, the same sound is judged as before.
+    silent = Recognizer(context(engine, worker), whisper, "base", loop, [window], engine.whisper.batching())
+    assert len(list(silent.transcribe("en", word_times=False))) <= 1
+
+
 def test_doubtful_text_of_windows_without_a_voice_is_left_out(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     spans = [FIRST, SECOND]
     silent = Voice(call, SpeechFrames(np.zeros(len(call) // SILERO_FRAME + 1, np.float32), SILERO_FRAME))
     sung = Recognizer(
-        context(engine, worker), whisper, "base", call, spans, engine.batching, (), InventedText("drop", silent)
+        context(engine, worker),
+        whisper,
+        "base",
+        call,
+        spans,
+        engine.whisper.batching(),
+        (),
+        InventedText("drop", silent),
     )
     assert len(list(sung.transcribe("en", word_times=False))) == 2
     loop = tuple(whisper.tokenizer("en").encode(" no" * 60))
     monkeypatch.setattr(
-        OnnxDecode, "run", lambda _, inputs: [DecodedTokens(loop, -0.1, 0.1, False, None) for _ in inputs]
+        decode_operation, "run", lambda _, inputs: [DecodedTokens(loop, -0.1, 0.1, False, None) for _ in inputs]
     )
     assert list(sung.transcribe("en", word_times=False)) == []
 
 
 def test_a_window_that_stays_without_its_text_is_flagged_or_named(
-    engine: Engine, worker: GpuWorker, whisper: Whisper, call: Floats, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    worker: GpuWorker,
+    whisper: Whisper,
+    call: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+    decode_operation: type[Any],
 ) -> None:
     word = tuple(whisper.tokenizer("en").encode(" Hello"))
     no_speech = 0.1
 
-    def leaves_out(self: OnnxDecode, inputs: Sequence[Row]) -> list[DecodedTokens]:
+    def leaves_out(self: Any, inputs: Sequence[Row]) -> list[DecodedTokens]:
         return [DecodedTokens(word, -0.2 if no_speech < 0.5 else -1.5, no_speech, False, None) for _ in inputs]
 
-    monkeypatch.setattr(OnnxDecode, "run", leaves_out)
+    monkeypatch.setattr(decode_operation, "run", leaves_out)
     span = Span(0, 5 * RATE)
     ctx = context(engine, worker)
-    (segment,) = Recognizer(ctx, whisper, "base", call, [span], engine.batching, [span]).transcribe(
+    (segment,) = Recognizer(ctx, whisper, "base", call, [span], engine.whisper.batching(), [span]).transcribe(
         "en", word_times=False
     )
     assert segment.flags == ("low_confidence",)
     assert ctx.warnings == ["1 of 1 windows stay doubtful after every attempt; their segments have flags"]
     no_speech = 0.9
     ctx = context(engine, worker)
-    silent = Recognizer(ctx, whisper, "base", call, [span], engine.batching, [span])
+    silent = Recognizer(ctx, whisper, "base", call, [span], engine.whisper.batching(), [span])
     assert list(silent.transcribe("en", word_times=False)) == []
     assert ctx.warnings == ["5.0 s of what sounds like speech gave no text"]
 

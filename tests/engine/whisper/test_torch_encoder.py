@@ -18,6 +18,7 @@ from pretended_gpu import pretend_gpus
 
 from whisper_api import Engine, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
+from whisper_api.engine.silero import silero_probabilities
 from whisper_api.engine.whisper.batch_memory import (
     decode_row_bytes,
     encode_row_bytes,
@@ -26,12 +27,12 @@ from whisper_api.engine.whisper.batch_memory import (
 )
 from whisper_api.engine.whisper.ct2_file import read_shapes
 from whisper_api.engine.whisper.ctranslate2 import Ct2Whisper
+from whisper_api.engine.whisper.encoder_choice import compared
 from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, DetectionInput, Row
 from whisper_api.engine.whisper.onnx.whisper_graphs import Shape, shape_of
 from whisper_api.engine.whisper.source import WhisperSource
 from whisper_api.engine.whisper.torch_encoder import (
     TorchEncoder,
-    agreeing_encoder,
     encoder_bytes,
     load_encoder,
     tensor_shapes,
@@ -167,14 +168,14 @@ def test_what_is_computed_in_int8_agrees_with_it(
     """CTranslate2 quantises the inputs of its products too; the encoder in torch takes the weights as they are."""
     whisper = whisper_with("ctranslate2", tiny_en_model_dir, "int8")
     path, features = tiny_en_model_dir / "model.bin", whisper.features(audio, FRAMES)
-    found = agreeing_encoder(
+    found = compared(
         lambda: load_encoder(path, whisper.shape, "cpu", "float32"),
         lambda given: torch.from_numpy(np.array(whisper.ct2.encode(whisper.view(given)))),
         lambda: features,
         0,
         None,
     )
-    assert found is not None
+    assert found.name == "torch"
     assert not caplog.records
 
 
@@ -232,7 +233,7 @@ def test_an_encoder_that_disagrees_is_left_with_a_warning(wrong: str, caplog: py
     features = features_of(SMALL)
 
     def chosen(encoder: TorchEncoder) -> TorchEncoder | None:
-        return agreeing_encoder(lambda: encoder, right, lambda: features, 0, 1 << 30)
+        return compared(lambda: encoder, right, lambda: features, 0, 1 << 30).in_torch
 
     assert chosen(right) is right
     assert not caplog.records
@@ -240,7 +241,7 @@ def test_an_encoder_that_disagrees_is_left_with_a_warning(wrong: str, caplog: py
     other = TorchEncoder(SMALL, {**right.tensors, "layer_norm/gamma": -right.tensors["layer_norm/gamma"]})
     assert chosen(other) is None
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert all("runs in CTranslate2" in record.getMessage() for record in caplog.records)
+    assert all("runs in ctranslate2" in record.getMessage() for record in caplog.records)
 
 
 def test_without_the_memory_for_it_ctranslate2_encodes(caplog: pytest.LogCaptureFixture) -> None:
@@ -254,11 +255,15 @@ def test_without_the_memory_for_it_ctranslate2_encodes(caplog: pytest.LogCapture
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     caplog.set_level(logging.INFO)
-    assert agreeing_encoder(never, never, never, 1000, 2000) is None
-    assert agreeing_encoder(full, never, lambda: features_of(SMALL), 1000, 1 << 30) is None
-    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
+    choices = [
+        compared(never, never, never, 1000, 2000),
+        compared(full, never, lambda: features_of(SMALL), 1000, 1 << 30),
+    ]
+    assert [each.name for each in choices] == ["ctranslate2"] * 2
+    assert ["memory" in each.reason for each in choices] == [True, False]
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "WARNING"]
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        agreeing_encoder(lost, never, lambda: features_of(SMALL), 1000, 1 << 30)
+        compared(lost, never, lambda: features_of(SMALL), 1000, 1 << 30)
 
 
 @pytest.mark.models
@@ -278,7 +283,18 @@ def test_a_model_compares_the_encoders_when_it_is_loaded(
     monkeypatch.setattr(Ct2Whisper, "prefers_torch", True)
     if broken:
         monkeypatch.setattr("whisper_api.engine.whisper.ctranslate2.load_encoder", wrong)
+    heard: list[Any] = []
+    features = Ct2Whisper.features
+
+    def listening(whisper: Ct2Whisper, windows: Any, frames: int) -> torch.Tensor:
+        heard.extend(windows)
+        return features(whisper, windows, frames)
+
+    monkeypatch.setattr(Ct2Whisper, "features", listening)
     whisper = whisper_with("auto", tiny_en_model_dir)
+    # They are compared on speech.
+    assert all(silero_probabilities(window).max() > 0.9 for window in heard)
+    assert str(whisper.encoder).startswith("ctranslate2 (torch's differs" if broken else "torch (differs")
     runs: list[int] = []
     monkeypatch.setattr(TorchEncoder, "__call__", counted(TorchEncoder.__call__, runs))
     encoded = np.array(whisper.encode(audio, FRAMES))

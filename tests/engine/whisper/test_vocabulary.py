@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from whisper_api import Engine, InvalidOption, Transcript, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.whisper import window_decoder
+from whisper_api.engine.whisper.onnx.model import OnnxWhisper
 from whisper_api.engine.whisper.resemblance import Sounds
 from whisper_api.engine.whisper.vocabulary import TERMS_OF_A_WINDOW, Vocabulary, has_term
 
@@ -57,11 +59,21 @@ def test_a_window_without_similar_terms_is_decoded_once(
         texts.append(attempt.text)
         return attempt
 
+    encode = OnnxWhisper.encode
+    encoded: list[int] = []
+
+    def watched(self: OnnxWhisper, samples: Any, frames: int) -> Any:
+        encoded.append(frames)
+        return encode(self, samples, frames)
+
     monkeypatch.setattr(window_decoder.WindowDecoder, "attempt", counted)
+    monkeypatch.setattr(OnnxWhisper, "encode", watched)
     transcribed(engine, sample_call, 6.4, 14.3, "Bhattacharya", "Papadopoulos", "Jersey")
     assert len(texts) == 1
     transcribed(engine, sample_call, 6.4, 14.3, "Dyane")
     assert len(texts) == 3
+    # The second decoding takes the encoder's output of the first.
+    assert len(encoded) == 2
 
 
 @pytest.mark.models

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from fake_gpu import FakeGpu, Rows
 from fakes import DEADLINE, until
 
+from whisper_api.engine.worker.batch_runner import ATTEMPTS
 from whisper_api.engine.worker.batch_size import GOOD_BATCHES
 from whisper_api.engine.worker.device_errors import DeviceFault
-from whisper_api.engine.worker.worker import ATTEMPTS, GpuWorker
+from whisper_api.engine.worker.device_thread import DeviceThread
+from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import DeviceLost, OutOfMemory
 
 
@@ -79,7 +81,7 @@ def test_a_batch_that_fits_after_memory_was_released_is_not_halved(stack: ExitSt
     worker, operation = worker_of(stack, gpu), Rows(gpu)
     done(batch(worker, operation, 8))
     assert gpu.runs == [8, 8]
-    assert worker.item_limit(operation) == 8
+    assert worker.limits.limit(operation) == 8
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -90,14 +92,14 @@ def test_an_error_that_is_reported_again_halves_nothing(stack: ExitStack, lanes:
     assert gpu.runs == [1, 1, 1]
     gpu.failures = 1
     done(batch(worker_of(stack, gpu), operation, 8))
-    assert worker.item_limit(operation) == 8
+    assert worker.limits.limit(operation) == 8
 
 
 def test_a_batch_that_does_not_fit_is_halved_once_though_its_error_comes_again(stack: ExitStack) -> None:
     gpu = FakeGpu(capacity=4, stale=True)
     worker, operation = worker_of(stack, gpu), Rows(gpu)
     done(batch(worker, operation, 8))
-    assert worker.item_limit(operation) == 4
+    assert worker.limits.limit(operation) == 4
     assert set(gpu.runs) == {8, 4}
 
 
@@ -105,8 +107,8 @@ def test_a_limit_is_that_of_its_operation(stack: ExitStack) -> None:
     gpu = FakeGpu(capacity=4)
     worker = worker_of(stack, gpu)
     done(batch(worker, Rows(gpu, "3000 frames"), 8))
-    assert worker.item_limit(Rows(gpu, "3000 frames")) == 4
-    assert worker.item_limit(Rows(gpu, "1000 frames")) == 8
+    assert worker.limits.limit(Rows(gpu, "3000 frames")) == 4
+    assert worker.limits.limit(Rows(gpu, "1000 frames")) == 8
 
 
 def test_a_limit_recovers_when_there_is_memory_again_and_ever_later_when_there_is_not(stack: ExitStack) -> None:
@@ -115,8 +117,8 @@ def test_a_limit_recovers_when_there_is_memory_again_and_ever_later_when_there_i
 
     def good_batches_until(limit: int) -> int:
         count = 0
-        while worker.item_limit(operation) != limit:
-            done(batch(worker, operation, worker.item_limit(operation)))
+        while worker.limits.limit(operation) != limit:
+            done(batch(worker, operation, worker.limits.limit(operation)))
             count += 1
             assert count < 10 * GOOD_BATCHES
         return count
@@ -124,11 +126,11 @@ def test_a_limit_recovers_when_there_is_memory_again_and_ever_later_when_there_i
     done(batch(worker, operation, 8))
     assert good_batches_until(8) == GOOD_BATCHES - 2  # two batches of 4 were run at once
     done(batch(worker, operation, 8))
-    assert worker.item_limit(operation) == 4
+    assert worker.limits.limit(operation) == 4
     gpu.capacity = 1_000
     assert good_batches_until(8) == 2 * GOOD_BATCHES - 2
     done(batch(worker, operation, 8))
-    assert worker.item_limit(operation) == 8
+    assert worker.limits.limit(operation) == 8
 
 
 def test_what_does_not_fit_says_so_with_the_librarys_words(stack: ExitStack) -> None:
@@ -200,3 +202,33 @@ def test_lanes_run_in_the_scope_of_their_device(stack: ExitStack) -> None:
         worker.submit("job", Rows(gpu), number, 1.0).result(DEADLINE)
     assert {call.device for call in gpu.calls} == {3}
     until(lambda: len({call.thread for call in gpu.calls}) <= 2)
+
+
+def test_a_device_that_dies_while_memory_is_freed_is_lost_and_no_engine_is_made_anew(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("whisper_api.engine.worker.batch_runner.release_cached_memory", broken)
+    fault = DeviceFault()
+    worker = worker_of(stack, FakeGpu(failures=1), fault=fault)
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        worker.submit("job", Rows(FakeGpu(failures=1)), 0, 1.0).result(DEADLINE)
+    assert fault.reported
+
+
+def test_a_thread_that_the_device_refuses_says_so_to_who_needs_it(stack: ExitStack) -> None:
+    refusals = [RuntimeError("CUDA out of memory")]
+
+    @contextmanager
+    def scope() -> Iterator[None]:
+        if refusals:
+            raise refusals.pop()
+        yield
+
+    thread = DeviceThread("models", scope)
+    stack.callback(thread.close)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        thread.submit(lambda: 1)
+    assert thread.submit(lambda: 2).result(DEADLINE) == 2

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 import pytest
 from fakes import until
 
-from whisper_api.engine.worker.worker import ATTEMPTS, Again, BatchOperation, GpuWorker
+from whisper_api.engine.worker.batch_runner import ATTEMPTS
+from whisper_api.engine.worker.fair_queue import Again
+from whisper_api.engine.worker.worker import BatchOperation, GpuWorker
 from whisper_api.errors import EngineClosed, OutOfMemory
 
 LONG = 20.0
@@ -208,7 +210,7 @@ def test_lanes_learn_the_same_limit(machine: Machine, worker: GpuWorker) -> None
     for gate in machine.gates.values():
         gate.set()
     assert [future.result(LONG) for future in futures] == [str(number) for number in range(40)]
-    assert worker.item_limit(operation) <= 4
+    assert worker.limits.limit(operation) <= 4
     assert worker.submit("job", operation, "after", 1.0).result(LONG) == "after"
 
 
@@ -227,10 +229,10 @@ def test_a_learned_limit_never_rises(machine: Machine, worker: GpuWorker) -> Non
     # The small batch runs out of memory first, down to single items. Then the large one does, which would learn 4.
     machine.gates["8"].set()
     machine.wait_for(lambda: ["11"] in machine.begun and machine.running == [large])
-    assert worker.item_limit(operation) == 1
+    assert worker.limits.limit(operation) == 1
     machine.gates["0"].set()
     assert [future.result(LONG) for future in futures] == [str(number) for number in range(12)]
-    assert worker.item_limit(operation) == 1
+    assert worker.limits.limit(operation) == 1
 
 
 def test_an_item_that_does_not_fit_beside_another_runs_alone_and_before_later_items(

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.cli.doctor.check import Check, failure
-from whisper_api.cli.doctor.sound import as_wav, speech
+from whisper_api.cli.doctor.sound import SOUND_SECONDS, as_wav
+from whisper_api.engine.audio.sample import speech
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.languages import AUTO, MULTI
 from whisper_api.engine.models.store import LocalModel, ModelStore
@@ -38,7 +39,7 @@ def try_stages(config: Config) -> tuple[Check, ...]:
     Returns:
         A check for each stage, in the order of a transcription.
     """
-    sound = speech()
+    sound = speech(SOUND_SECONDS)
     decoding = _run("decode", partial(_decode, sound))
     try:
         bench = _Bench(config, sound)
@@ -109,9 +110,9 @@ class _Bench:
         from whisper_api.engine.whisper.recognizer import Recognizer
 
         (local,) = self.find(self.engine.default_model)
-        with self.engine.models.lease(self.engine.whisper_source(local)) as whisper:
+        with self.engine.models.lease(self.engine.whisper.source(local)) as whisper:
             spans = [Span(0, len(self.sound))]
-            recognizer = Recognizer(self.job(), whisper, local.name, self.sound, spans, self.engine.batching)
+            recognizer = Recognizer(self.job(), whisper, local.name, self.sound, spans, self.engine.whisper.batching())
             language, _ = recognizer.resolve_language(self.engine.default_language)
             return language, list(recognizer.transcribe(language, word_times=word_times))
 

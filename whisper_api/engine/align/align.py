@@ -8,7 +8,6 @@ cross-attention, if the segment brings some. Words without times in WhisperX get
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from whisper_api.engine.align import ctc
+from whisper_api.engine.align.ahead import EmissionsAhead, emissions_of, operation_of, samples_of
 from whisper_api.engine.align.models import AlignmentModel, AlignmentSource, EmissionInput, Emissions, model_id
 from whisper_api.engine.align.numbers import attention_times
 from whisper_api.engine.models.catalog import HUB_ALIGNMENT, TORCHAUDIO_ALIGNMENT
@@ -35,11 +35,6 @@ __all__ = ["AlignedSegments", "align", "alignment_source", "has_model"]
 
 # Number of consecutive segments that are sorted by length, so that a batch has little padding.
 LOOK_AHEAD = 64
-# Number of work items in flight.
-WINDOW = 32
-# Limits of a batch in segments and seconds of audio. On a CPU, a batch saves no time, and a long one delays other jobs.
-BATCH_SEGMENTS = {"cpu": 1, "cuda": 64}
-BATCH_SECONDS = {"cpu": 30.0, "cuda": 480.0}
 # Languages in which WhisperX treats every character as a word.
 CHARACTER_LANGUAGES = frozenset({"ja", "zh"})
 # Label of a character that is not in the model's dictionary.
@@ -87,6 +82,7 @@ def align(
     segments: Sequence[Segment],
     language: str,
     on_aligned: Callable[[int, Sequence[Segment]], None] | None = None,
+    ahead: EmissionsAhead | None = None,
 ) -> AlignedSegments:
     """Find the time of every word.
 
@@ -98,6 +94,7 @@ def align(
         language: code of the text's language.
         on_aligned: called with the index of a segment and the segment's sentences, as soon as they have their times;
             not in order of time.
+        ahead: what the model has heard already.
 
     Returns:
         The sentences of the segments, with words.
@@ -111,15 +108,10 @@ def align(
     name = model_id(language)
     source = alignment_source(ctx, language)
     with ctx.lease(source) as model:
-        operation = Emissions(
-            model,
-            max_items=BATCH_SEGMENTS[ctx.device.kind],
-            max_cost=BATCH_SECONDS[ctx.device.kind],
-            memory_key=("alignment", source),
-        )
+        operation = operation_of(ctx, source, model)
         found: list[list[Segment]] = [[] for _ in segments]
         try:
-            _align_all(ctx, operation, audio, segments, language, on_aligned, found)
+            _align_all(ctx, operation, audio, segments, language, on_aligned, ahead, found)
         except Exception as error:
             if not any(found):
                 raise
@@ -146,25 +138,23 @@ def _align_all(
     segments: Sequence[Segment],
     language: str,
     on_aligned: Callable[[int, Sequence[Segment]], None] | None,
+    ahead: EmissionsAhead | None,
     found: list[list[Segment]],
 ) -> None:
     """Put the sentences of each segment into ``found``. The item of a segment that cannot be aligned stays empty."""
-    waiting: deque[tuple[int, _Labels]] = deque()
 
-    def items() -> Iterator[tuple[Emissions, EmissionInput, float]]:
+    def inputs() -> Iterator[tuple[tuple[int, _Labels], Segment, EmissionInput]]:
         for index in _by_length(segments):
             segment = segments[index]
             labels = _label(segment.text, language, operation.model)
             if labels is not None and segment.start < len(audio) / SAMPLE_RATE:
-                samples = audio[int(segment.start * SAMPLE_RATE) : int(segment.end * SAMPLE_RATE)]
-                waiting.append((index, labels))
-                yield operation, EmissionInput(samples, labels.columns, labels.wildcard), len(samples) / SAMPLE_RATE
+                samples = samples_of(audio, segment.start, segment.end)
+                yield (index, labels), segment, EmissionInput(samples, labels.columns, labels.wildcard)
 
     total = sum(segment.end - segment.start for segment in segments)
     done = 0.0
-    with closing(ctx.run(items(), window=WINDOW)) as emissions:
-        for emission in emissions:
-            index, labels = waiting.popleft()
+    with closing(emissions_of(ctx, operation, inputs(), ahead)) as emissions:
+        for (index, labels), emission in emissions:
             segment = segments[index]
             times = _character_times(segment, labels, emission)
             if times is not None:

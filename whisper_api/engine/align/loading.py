@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from whisper_api.engine.align.ahead import EmissionsAhead
 from whisper_api.engine.align.align import alignment_source, has_model
+from whisper_api.engine.align.models import AlignmentModel
 from whisper_api.engine.context import forget_frames
 from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import ModelError, ModelUnavailable
@@ -35,13 +37,24 @@ class AlignmentModels:
         languages: codes of the languages, the one with most speech first.
         leases: keeps the first model until the job ends.
         background: ends the threads.
+        ahead: runs the first model while the windows are decoded, if all of them are in its language; None for no such
+            run.
 
     Attributes:
         languages: the languages whose models can be had.
+        ahead: as the argument; None with several languages.
     """
 
-    def __init__(self, ctx: JobContext, languages: Sequence[str], leases: ExitStack, background: ExitStack) -> None:
+    def __init__(
+        self,
+        ctx: JobContext,
+        languages: Sequence[str],
+        leases: ExitStack,
+        background: ExitStack,
+        ahead: EmissionsAhead | None = None,
+    ) -> None:
         self._ctx = ctx
+        self.ahead = ahead if len(languages) == 1 else None
         # An alignment model needs text in the spoken language; a translation is English text over other speech.
         known = [code for code in languages if has_model(code)] if ctx.options.task != "translate" else []
         here = ctx.obtainable([_name(language) for language in known])
@@ -69,7 +82,14 @@ class AlignmentModels:
     def _task(self, ctx: JobContext, language: str, leases: ExitStack | None) -> BackgroundTask[Any]:
         if leases is None:
             return BackgroundTask("alignment", lambda: ctx.fetch_model(_name(language)))
-        return BackgroundTask("alignment", lambda: leases.enter_context(ctx.lease(alignment_source(ctx, language))))
+        return BackgroundTask("alignment", lambda: self._load(ctx, language, leases))
+
+    def _load(self, ctx: JobContext, language: str, leases: ExitStack) -> AlignmentModel:
+        source = alignment_source(ctx, language)
+        model = leases.enter_context(ctx.lease(source))
+        if self.ahead is not None:
+            self.ahead.begin(ctx, source, model)
+        return model
 
     def failed(self) -> bool:
         """Whether a model already turned out not to be usable."""

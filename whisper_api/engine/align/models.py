@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.align.wav2vec import Wav2Vec, convert
+from whisper_api.engine.audio.device_copies import COPIES
 from whisper_api.engine.models.catalog import HUB_ALIGNMENT, TORCHAUDIO_ALIGNMENT
 from whisper_api.engine.worker.device import limit_torch_threads
 from whisper_api.errors import ModelCorrupt, UnknownModel
@@ -27,7 +28,7 @@ from whisper_api.errors import ModelCorrupt, UnknownModel
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["AlignmentModel", "AlignmentSource", "EmissionInput", "Emissions", "model_id"]
+__all__ = ["AlignmentModel", "AlignmentSource", "EmissionInput", "Emissions", "chosen_columns", "model_id"]
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +56,13 @@ class EmissionInput:
 
     Attributes:
         samples: float32, shape (samples,), mono, 16 kHz.
-        columns: int64, shape (labels,): the labels whose log probabilities are returned.
+        columns: int64, shape (labels,): the labels whose log probabilities are returned; None for all.
         wildcard: whether to return a further column with the best label of each frame except the blank.
     """
 
     samples: npt.NDArray[np.float32]
-    columns: npt.NDArray[np.int64]
-    wildcard: bool
+    columns: npt.NDArray[np.int64] | None
+    wildcard: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,13 +166,7 @@ def _filled(waveform: torch.Tensor) -> torch.Tensor:
 
 def _moved(waveform: npt.NDArray[np.float32], like: torch.Tensor) -> torch.Tensor:
     """Convert a waveform to a tensor with the type and device of another tensor."""
-    import torch
-
-    tensor = torch.tensor(waveform)
-    if like.is_cuda:
-        # A copy from pinned memory runs in parallel with the device's work.
-        tensor = tensor.pin_memory()
-    return tensor.to(like.device, like.dtype, non_blocking=True)
+    return COPIES.tensor(waveform, str(like.device)).to(like.dtype)
 
 
 def _fold_weight_norm(network: torch.nn.Module) -> None:
@@ -216,13 +211,33 @@ class Emissions:
         for item, logits in zip(inputs, model.logits([item.samples for item in inputs]), strict=True):
             emission = torch.log_softmax(logits.float(), dim=-1)
             # Only the text's labels are copied from the device, since some languages have thousands of labels.
-            columns = emission[:, torch.from_numpy(item.columns).to(emission.device, non_blocking=True)]
-            if item.wildcard:
-                emission[:, model.blank] = -torch.inf
-                columns = torch.cat([columns, emission.amax(dim=1, keepdim=True)], dim=1)
-            selected.append(columns)
+            selected.append(emission if item.columns is None else _chosen(emission, item, model.blank))
         # Copied after all inputs were launched, because each copy waits for the device.
         return [columns.cpu().numpy() for columns in selected]
+
+
+def chosen_columns(emission: npt.NDArray[np.float32], item: EmissionInput, blank: int) -> npt.NDArray[np.float32]:
+    """What :class:`Emissions` gives for an input, from what it gives for all labels.
+
+    Args:
+        emission: shape (frames, labels).
+        item: the input.
+        blank: the label of the blank.
+    """
+    import torch
+
+    return _chosen(torch.tensor(emission), item, blank).numpy()
+
+
+def _chosen(emission: torch.Tensor, item: EmissionInput, blank: int) -> torch.Tensor:
+    """The columns of an input. Changes ``emission``."""
+    import torch
+
+    columns = emission[:, torch.from_numpy(item.columns).to(emission.device, non_blocking=True)]
+    if item.wildcard:
+        emission[:, blank] = -torch.inf
+        columns = torch.cat([columns, emission.amax(dim=1, keepdim=True)], dim=1)
+    return columns
 
 
 @dataclass(frozen=True)

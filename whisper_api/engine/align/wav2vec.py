@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from whisper_api.engine.worker import idle_cores
+
 if TYPE_CHECKING:
     import torch
 
@@ -232,6 +234,7 @@ class Wav2Vec:
         if not self.norm_first:
             x = self.norm(x)
         for layer in self.layers:
+            idle_cores.adjust()
             x = layer(x)
         return self.labels(self.norm(x) if self.norm_first else x)
 
@@ -246,6 +249,7 @@ class Wav2Vec:
             step *= conv.stride
         blocks = []
         for begin in range(0, frames, _BLOCK):
+            idle_cores.adjust()
             count = min(_BLOCK, frames - begin)
             x = self.first(self.first.windows(waveform, begin * step, (count - 1) * step + reach), weights)
             for conv in self.convolutions:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whisper_api.engine.audio.device_copies import COPIES
 from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def log_mel_on_device(audio: Sequence[Floats], frames: int, mels: int, device: s
     each other.
 
     Args:
-        audio: float32, shape (samples,) each, 16 kHz, in the host's memory.
+        audio: float32, shape (samples,) each, 16 kHz, in the host's memory. What has a copy on the device is not sent.
         frames: number of frames of each piece, 100 a second, at least 2; longer audio is truncated.
         mels: number of mel bands, see :func:`mel_filters`.
         device: torch's name of the device: ``cuda:0``, ``cpu``.
@@ -112,22 +113,26 @@ def log_mel_on_device(audio: Sequence[Floats], frames: int, mels: int, device: s
 
     on_gpu = torch.device(device).type == "cuda"
     samples = frames * HOP
-    # The GPU copies from pinned memory by itself, so this thread can continue meanwhile.
-    host = torch.empty((len(audio), samples), dtype=torch.float32, pin_memory=on_gpu)
-    rows = host.numpy()
-    for row, piece in zip(rows, audio, strict=True):
-        piece = piece[:samples]
-        row[: len(piece)] = piece
-        row[len(piece) :] = 0.0
     if not on_gpu:
-        return _torch_log_mel(host.to(device), mels, device)
+        return _torch_log_mel(_padded(audio, samples, device), mels, device)
     stream = _stream(device)
     with torch.cuda.stream(stream):
-        there = host.to(device, non_blocking=True)
+        there = _padded(audio, samples, device)
         # A window's spectra take 17 MB. torch keeps freed memory for this stream, so other streams cannot use it.
         features = torch.cat([_torch_log_mel(some, mels, device) for some in there.split(AT_ONCE)])  # type: ignore[no-untyped-call]
     stream.synchronize()
     return features
+
+
+def _padded(audio: Sequence[Floats], samples: int, device: str) -> torch.Tensor:
+    """Pieces of audio on the device, shape (pieces, samples), each padded with silence or truncated."""
+    import torch
+
+    padded = torch.zeros((len(audio), samples), device=device)
+    for row, piece in zip(padded, audio, strict=True):
+        piece = piece[:samples]
+        row[: len(piece)] = COPIES.tensor(piece, device)
+    return padded
 
 
 def _torch_log_mel(audio: torch.Tensor, mels: int, device: str) -> torch.Tensor:

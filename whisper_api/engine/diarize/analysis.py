@@ -22,7 +22,7 @@ from whisper_api.engine.diarize.activity import (
 from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds, find_speakers
 from whisper_api.engine.diarize.embedding import DIMENSION, HOP, EmbedSpans
 from whisper_api.engine.diarize.open_models import CAMPPLUS, Voiceprint, open_models
-from whisper_api.engine.diarize.segmentation import LOCAL_SPEAKERS, SegmentWindows, frame_count
+from whisper_api.engine.diarize.segmentation import LOCAL_SPEAKERS, SegmentWindows, frame_count, whole_window
 from whisper_api.engine.worker.device import has_bfloat16
 from whisper_api.errors import ModelUnavailable
 from whisper_api.schema import SAMPLE_RATE, Turn
@@ -150,7 +150,7 @@ def _segment(ctx: JobContext, audio: Floats, models: dict[str, Any]) -> SpeakerA
         size = round(length * SAMPLE_RATE)
         operation = SegmentWindows(model, ctx.device.torch_name)
         windows = (audio[start : start + size] for start in starts[name])
-        items = ((operation, np.pad(window, (0, size - len(window))), length) for window in windows)
+        items = ((operation, whole_window(window, size), length) for window in windows)
         # One array for all windows: small results that stay among large temporary arrays would fragment the heap.
         probabilities = np.empty((len(starts[name]), frame_count(size), LOCAL_SPEAKERS), dtype=np.float16)
         for number, result in enumerate(ctx.run(items, window=2 * operation.max_items)):

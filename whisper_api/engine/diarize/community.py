@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from whisper_api.engine.diarize.segmentation import load_checkpoint
+from whisper_api.engine.audio.device_copies import COPIES
+from whisper_api.engine.diarize.segmentation import load_checkpoint, whole_window
 from whisper_api.engine.worker.device import limit_torch_threads
 from whisper_api.errors import ModelCorrupt
 from whisper_api.schema import SAMPLE_RATE
@@ -144,7 +145,8 @@ class CommunitySegmentation:
     def run(self, inputs: Sequence[Floats]) -> Sequence[Floats]:
         import torch
 
-        return list(self.inference.infer(torch.from_numpy(np.stack(inputs))[:, None]))
+        batch = torch.stack([COPIES.tensor(each, self.device) for each in inputs])
+        return list(self.inference.infer(batch[:, None]))
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class CommunityEmbedding:
     def run(self, inputs: Sequence[tuple[Floats, Floats]]) -> Sequence[Floats]:
         import torch
 
-        waveforms = _to_device(np.stack([waveform for waveform, _ in inputs])[:, None], self.device)
+        waveforms = torch.stack([COPIES.tensor(waveform, self.device) for waveform, _ in inputs])[:, None]
         masks = _to_device(np.stack([mask for _, mask in inputs]), self.device)
         network = self.model.resnet
         with torch.inference_mode():
@@ -209,8 +211,7 @@ def _join_normalisation(network: Any) -> None:
 def _windows(audio: Floats, size: int, step: int) -> Iterator[Floats]:
     """The windows of pyannote: all of one size, the last one padded with silence."""
     for start in range(0, max(1, len(audio) - size + step), step):
-        window = audio[start : start + size]
-        yield np.pad(window, (0, size - len(window)))
+        yield whole_window(audio[start : start + size], size)
 
 
 def _segmentations(ctx: JobContext, audio: Floats, pipeline: Any) -> Any:

@@ -7,11 +7,14 @@ the same mean of features subtracted, and a voice is embedded best with the mean
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
+from whisper_api.engine.audio.telephone import is_over_telephone, telephone_band
 from whisper_api.engine.diarize.analysis import analyze
 from whisper_api.engine.diarize.open_models import VoiceModel, open_models
 from whisper_api.engine.diarize.pipeline import (
@@ -23,7 +26,7 @@ from whisper_api.engine.diarize.pipeline import (
     unit,
 )
 from whisper_api.engine.diarize.segmentation import FRAME_STEP
-from whisper_api.engine.worker.device_errors import is_out_of_memory
+from whisper_api.engine.worker.device_errors import kind_of
 from whisper_api.errors import ModelUnavailable, WhisperApiError
 from whisper_api.schema import SAMPLE_RATE
 from whisper_api.speaker_turns import stretches
@@ -32,7 +35,7 @@ from whisper_api.voices import VoiceSample
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
 
-__all__ = ["embed_speaker", "sample_of", "speaker_voices", "voice_model"]
+__all__ = ["SpeakerVoice", "embed_speaker", "sample_of", "speaker_voices", "voice_model"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,22 @@ Floats = npt.NDArray[np.float32]
 VOICE_SECONDS = 10.0
 # Shorter stretches of speech are used only where there are no longer ones.
 STRETCH_SECONDS = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class SpeakerVoice:
+    """The voice of a speaker of a job.
+
+    Attributes:
+        vector: embedding of length 1.
+        speech: what it was computed from, float32, shape (samples,), mono, 16 kHz; None for a speaker who never speaks
+            alone.
+        telephone: whether the speaker is heard over a telephone.
+    """
+
+    vector: Floats
+    speech: Floats | None
+    telephone: bool
 
 
 def voice_model(ctx: JobContext) -> VoiceModel:
@@ -92,7 +111,7 @@ def embed_speaker(ctx: JobContext, audio: Floats, *, community: bool) -> VoiceSa
     return VoiceSample(seconds=round(seconds, 3), vector=tuple(round(float(x), 6) for x in unit(vector)))
 
 
-def speaker_voices(ctx: JobContext, audio: Floats, diarization: Diarization) -> dict[str, Floats]:
+def speaker_voices(ctx: JobContext, audio: Floats, diarization: Diarization) -> dict[str, SpeakerVoice]:
     """The voices of a job's speakers, comparable with those of other recordings.
 
     Args:
@@ -101,7 +120,7 @@ def speaker_voices(ctx: JobContext, audio: Floats, diarization: Diarization) -> 
         diarization: of this audio.
 
     Returns:
-        Label to a vector of length 1. A speaker who never speaks alone keeps the vector of the diarization.
+        Label to voice. A speaker who never speaks alone keeps the vector of the diarization.
 
     Raises:
         ModelUnavailable, ModelCorrupt: the model cannot be used.
@@ -110,18 +129,38 @@ def speaker_voices(ctx: JobContext, audio: Floats, diarization: Diarization) -> 
     for start, end, speakers in stretches(diarization.turns):
         if len(speakers) == 1:
             alone.setdefault(speakers[0], []).append((start, end))
-    found = dict(diarization.embeddings)
-    for label in found:
+    found = {}
+    for label, vector in diarization.embeddings.items():
+        found[label] = SpeakerVoice(vector, None, False)
         pieces = [audio[round(s * SAMPLE_RATE) : round(e * SAMPLE_RATE)] for s, e in _longest(alone.get(label, []))]
         if pieces:
             speech = np.concatenate(pieces)[: round(VOICE_SECONDS * SAMPLE_RATE)]
-            sample = sample_of(ctx, speech, diarization.voice_model)
+            sample = embedded(ctx, speech, diarization.voice_model)
             if sample is not None:
-                found[label] = np.asarray(sample.vector, np.float32)
+                found[label] = SpeakerVoice(np.asarray(sample.vector, np.float32), speech, is_over_telephone(speech))
     return found
 
 
 def sample_of(ctx: JobContext, audio: Floats, model: VoiceModel) -> VoiceSample | None:
+    """The embeddings of a recording of one person, whole and in a telephone's band; None when nobody speaks.
+
+    Args:
+        ctx: the job.
+        audio: shape (samples,), mono, 16 kHz.
+        model: the model.
+
+    Raises:
+        ModelUnavailable, ModelCorrupt: the model cannot be used.
+    """
+    sample = embedded(ctx, audio, model)
+    if sample is None or model.same_person_telephone is None:
+        return sample
+    narrow = embedded(ctx, telephone_band(audio), model)
+    vector = () if narrow is None else narrow.vector
+    return replace(sample, telephone_vector=vector, telephone=is_over_telephone(audio))
+
+
+def embedded(ctx: JobContext, audio: Floats, model: VoiceModel) -> VoiceSample | None:
     """The embedding by a model; None also where pyannote's pipeline fails.
 
     Args:
@@ -137,7 +176,7 @@ def sample_of(ctx: JobContext, audio: Floats, model: VoiceModel) -> VoiceSample 
     except (WhisperApiError, OSError):
         raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if kind_of(error) != "other":
             raise
         # pyannote's pipeline raises errors of many types when a recording is too short.
         log.warning("a known speaker's recording cannot be used: %s", error)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from whisper_api.engine.audio.device_copies import COPIES
+
 if TYPE_CHECKING:
     import torch
 
@@ -75,7 +77,7 @@ def embed(
     # A frame of the trunk's output counts as speech when any of its feature frames does.
     starts = np.arange(0, len(speech), model.stride)
     with torch.inference_mode():
-        x = model.features(torch.from_numpy(waveform).to(device)[None])
+        x = model.features(COPIES.tensor(waveform, str(device))[None])
         x = x - torch.from_numpy(mean).to(device)[None, :, None]
         weight = torch.from_numpy(np.maximum.reduceat(speech, starts)).to(device)[None]
         with torch.autocast(device.type, half, enabled=half_precision):

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.audio.decode import AudioInput, decode
-from whisper_api.engine.diarize.embed_speaker import sample_of, speaker_voices, voice_model
-from whisper_api.engine.diarize.open_models import CAMPPLUS
+from whisper_api.engine.audio.telephone import telephone_band
+from whisper_api.engine.diarize.embed_speaker import SpeakerVoice, embedded, sample_of, speaker_voices, voice_model
+from whisper_api.engine.diarize.open_models import CAMPPLUS, VoiceModel
 from whisper_api.engine.diarize.pipeline import Diarization
 from whisper_api.errors import InvalidAudio, InvalidOption
 from whisper_api.schema import SAMPLE_RATE, Turn
@@ -126,12 +127,12 @@ def name_speakers(
         Canceled: the caller canceled.
     """
     model = diarization.voice_model
-    embeddings: dict[str, Floats] = {}
+    known: dict[str, VoiceEmbedding] = {}
     of_others: list[str] = []
     for name, reference in references.items():
         if isinstance(reference, VoiceEmbedding):
             if reference.is_comparable(model.name, model.revision):
-                embeddings[name] = np.asarray(reference.vector, np.float32)
+                known[name] = reference
             else:
                 of_others.append(name)
             continue
@@ -139,7 +140,7 @@ def name_speakers(
         if sample is None:
             ctx.warn(f"{name!r} was not looked for, because nobody can be heard in the recording that was given")
         else:
-            embeddings[name] = np.asarray(sample.vector, np.float32)
+            known[name] = VoiceEmbedding(model=model.name, revision=model.revision, samples=(sample,))
     if of_others:
         more = f" and {len(of_others) - SHOWN_NAMES} more" if len(of_others) > SHOWN_NAMES else ""
         shown = ", ".join(map(repr, of_others[:SHOWN_NAMES])) + more
@@ -148,8 +149,12 @@ def name_speakers(
             f"{model.name}, which told the speakers of this recording apart, has made these voices; enrol them again"
         )
 
-    voices = speaker_voices(ctx, audio, diarization) if embeddings else {}
-    names = match_speakers(voices, embeddings, ctx.options.identify_threshold or model.same_person)
+    voices = speaker_voices(ctx, audio, diarization) if known else {}
+    similarity, thresholds = _similarities(ctx, voices, known, model)
+    names, scores = {}, {}
+    for row, column in match_speakers(similarity, ctx.options.identify_threshold or thresholds):
+        label, name = list(voices)[row], list(known)[column]
+        names[label], scores[name] = name, round(float(similarity[row, column]), 4)
 
     def named(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
         return tuple(Turn(turn.start, turn.end, names.get(turn.speaker, turn.speaker)) for turn in turns)
@@ -159,33 +164,56 @@ def name_speakers(
         turns=named(diarization.turns),
         word_turns=named(diarization.word_turns),
         embeddings={names.get(label, label): vector for label, vector in diarization.embeddings.items()},
-        scores={name: round(float(voices[label] @ embeddings[name]), 4) for label, name in names.items()},
+        scores=scores,
     )
 
 
-def match_speakers(
-    speakers: Mapping[str, Floats], known: Mapping[str, Floats], threshold: float = CAMPPLUS.same_person
-) -> dict[str, str]:
-    """Assign names to labels one to one, with the highest sum of similarities.
-
-    Args:
-        speakers: label to embedding of length 1.
-        known: name to embedding of length 1.
-        threshold: least similarity of a label and its name.
+def _similarities(
+    ctx: JobContext, voices: Mapping[str, SpeakerVoice], known: Mapping[str, VoiceEmbedding], model: VoiceModel
+) -> tuple[Floats, Floats]:
+    """The similarity of each speaker and each known voice, in the same band, and the threshold for each of them.
 
     Returns:
-        Label to name, for the recognised speakers only.
+        Two arrays of shape (speakers, known voices).
     """
-    if not speakers or not known:
-        return {}
+    similarity = np.zeros((len(voices), len(known)), np.float32)
+    thresholds = np.full(similarity.shape, model.same_person, np.float32)
+    threshold = model.same_person_telephone
+    for row, voice in enumerate(voices.values()):
+        compared = [
+            threshold is not None
+            and voice.speech is not None
+            and bool(reference.telephone_vector)
+            and (voice.telephone or reference.telephone)
+            for reference in known.values()
+        ]
+        narrow = (
+            embedded(ctx, telephone_band(voice.speech), model) if voice.speech is not None and any(compared) else None
+        )
+        for column, (reference, in_band) in enumerate(zip(known.values(), compared, strict=True)):
+            mine, theirs = voice.vector, reference.vector
+            if in_band and narrow is not None and threshold is not None:
+                mine, theirs = np.asarray(narrow.vector, np.float32), reference.telephone_vector
+                thresholds[row, column] = threshold
+            similarity[row, column] = mine @ np.asarray(theirs, np.float32)
+    return similarity, thresholds
+
+
+def match_speakers(similarity: Floats, threshold: float | Floats = CAMPPLUS.same_person) -> list[tuple[int, int]]:
+    """Assign known voices to speakers one to one, with the highest sum of similarities.
+
+    Args:
+        similarity: shape (speakers, known voices): cosine similarities.
+        threshold: least similarity of a speaker and a voice, one for all pairs or of the same shape.
+
+    Returns:
+        Speaker and voice, for the recognised speakers only.
+    """
+    if not similarity.size:
+        return []
     from scipy.optimize import linear_sum_assignment
 
-    similarity = np.stack(list(speakers.values())) @ np.stack(list(known.values())).T
     # Similarities below the threshold count as 0: two pairs below it must not replace one above it.
-    gain = np.where(similarity >= threshold, similarity, 0.0)
-    labels, names = list(speakers), list(known)
-    return {
-        labels[row]: names[column]
-        for row, column in zip(*linear_sum_assignment(gain, maximize=True), strict=True)
-        if similarity[row, column] >= threshold
-    }
+    enough = similarity >= threshold
+    rows, columns = linear_sum_assignment(np.where(enough, similarity, 0.0), maximize=True)
+    return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if enough[row, column]]

@@ -179,7 +179,7 @@ def _open_diarization(ctx: JobContext, audio: Floats) -> Diarization:
         analysis.turns(centroids, two_voices=bounds.maximum > 1),
         vectors,
         f"pyannote segmentation, {analysis.voiceprint.name}",
-        VoiceModel(analysis.voiceprint.model, analysis.revision, analysis.voiceprint.same_person),
+        analysis.voiceprint.voice_model(analysis.revision),
         word_turns=analysis.turns(centroids, overlap=False),
     )
 

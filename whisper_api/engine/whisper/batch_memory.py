@@ -32,7 +32,8 @@ MOST_WINDOWS = (2**32 - 1) // (20 * 1500**2)
 MOST_DECODED = (2**32 - 1) // (20 * 1500 * 448)
 
 # What stays free of the memory that a GPU has beside Whisper's weights: the weights and workspaces of alignment and
-# diarization (of large models, 1.3 GB and 2 GB), but at most a third of it.
+# diarization (of large models, 1.3 GB and 2 GB) and the copies of recordings (device_copies.COPY_BYTES, 0.5 GB), but
+# at most a third of it.
 RESERVED_BYTES = 4 << 30
 RESERVED_SHARE = 1 / 3
 # Part of the rest that batches may use. The other part is lost between blocks of different sizes.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.engine.audio.mel import HOP
+from whisper_api.engine.audio.sample import speech
 from whisper_api.engine.whisper.batch_memory import (
     MOST_WINDOWS,
     decode_row_bytes,
@@ -27,6 +27,7 @@ from whisper_api.engine.whisper.batch_memory import (
     torch_workspace_bytes,
 )
 from whisper_api.engine.whisper.ct2_file import read_shapes
+from whisper_api.engine.whisper.encoder_choice import EncoderChoice, compared
 from whisper_api.engine.whisper.model import (
     BEST_OF,
     Attention,
@@ -39,8 +40,6 @@ from whisper_api.engine.whisper.model import (
     token_cap,
 )
 from whisper_api.engine.whisper.torch_encoder import (
-    TorchEncoder,
-    agreeing_encoder,
     completed,
     encoder_bytes,
     load_encoder,
@@ -62,7 +61,7 @@ log = logging.getLogger(__name__)
 MOST_PADDING = 2
 
 Floats = NDArray[np.float32]
-# Length of the windows on which the encoders are compared.
+# Length of the windows of speech on which the encoders are compared.
 COMPARED_FRAMES = 1000
 # The part of a compute type's name that tells the numbers of the encoder's output.
 HALVES = ("bfloat16", "float16")
@@ -82,7 +81,10 @@ class Ct2Whisper(Whisper):
         free_memory: returns the free bytes of the device, or None when they are unknown. Of what is free after the
             model was loaded, batches take at most their share.
         encoder: ``torch``, ``ctranslate2``, or ``auto``: on a GPU with numbers of 16 bits, torch's if it fits into the
-            memory and agrees with CTranslate2's.
+            memory and agrees with CTranslate2's on speech.
+
+    Attributes:
+        encoder: the encoder that was chosen.
 
     Raises:
         ModelCorrupt: the files do not belong to a Whisper model.
@@ -125,28 +127,29 @@ class Ct2Whisper(Whisper):
         self._numbers = next((name for name in HALVES if name in self.ct2.compute_type), "float32")
         self._number_bytes = 4 if self._numbers == "float32" else 2
         self._forced = encoder != "auto"
-        self._encoder = self._torch_encoder(encoder, free_memory)
+        self.encoder = self._choose_encoder(encoder, free_memory)
         # What torch keeps for later is free as well.
         release_cached_memory()
         free = free_memory()
         self._lane_bytes = None if free is None else lane_bytes(free, lanes)
 
-    def _torch_encoder(self, asked: str, free_memory: Callable[[], int | None]) -> TorchEncoder | None:
-        """The encoder in torch; None when CTranslate2's is to be used."""
+    def _choose_encoder(self, asked: str, free_memory: Callable[[], int | None]) -> EncoderChoice:
         path = self._directory / "model.bin"
-        if asked == "ctranslate2" or (asked == "auto" and not self.prefers_torch):
-            return None
         load = functools.partial(load_encoder, path, self.shape, self._torch_device, self._numbers)
-        if asked == "torch":
-            return load()
+        if asked != "auto":
+            return EncoderChoice(load() if asked == "torch" else None, "as configured")
+        if not self.prefers_torch:
+            return EncoderChoice(None, f"is as fast in {self.ct2.compute_type}")
         import torch
 
+        # Speech rather than noise, which excites other parts of the network. And now rather than at the first batch of
+        # a job: the sizes of batches and the memory of the model depend on the choice.
         release_cached_memory()
-        noise = np.random.default_rng(0).normal(0, 0.1, COMPARED_FRAMES * HOP).astype(np.float32)
-        return agreeing_encoder(
+        sound = speech(COMPARED_FRAMES / 100)
+        return compared(
             load,
             lambda features: torch.stack(self.rows_of(self.ct2.encode(self.view(features)))),
-            lambda: self.features([noise, noise[: len(noise) // 2]], COMPARED_FRAMES),
+            lambda: self.features([sound, sound[: len(sound) // 2]], COMPARED_FRAMES),
             encoder_bytes(path, self._number_bytes),
             free_memory(),
         )
@@ -161,16 +164,18 @@ class Ct2Whisper(Whisper):
         return "cpu" if self.ct2.device == "cpu" else f"cuda:{self.ct2.device_index[0]}"
 
     def encode_and_detect(self, frames: int, max_items: int, max_cost: float) -> Ct2EncodeAndDetect:
-        of_encoder = encode_row_bytes if self._encoder is None else torch_row_bytes
+        of_encoder = encode_row_bytes if self.encoder.in_torch is None else torch_row_bytes
         rows = self._most_windows(frames, of_encoder(self.shape, frames, self._number_bytes))
         return Ct2EncodeAndDetect(self, min(max_items, rows), max_cost, frames)
 
     def decode(self, settings: DecodeSettings, max_items: int, max_cost: float) -> Ct2Decode:
-        row = decode_row_bytes(self.shape, settings, self._number_bytes, in_torch=self._encoder is not None)
+        row = decode_row_bytes(self.shape, settings, self._number_bytes, in_torch=self.encoder.in_torch is not None)
         return Ct2Decode(self, min(max_items, self._most_windows(settings.frames, row)), max_cost, settings)
 
     def _most_windows(self, frames: int, row: int) -> int:
-        workspace = None if self._encoder is None else torch_workspace_bytes(self.shape, frames, self._number_bytes)
+        workspace = (
+            None if self.encoder.in_torch is None else torch_workspace_bytes(self.shape, frames, self._number_bytes)
+        )
         return most_windows(self._lane_bytes, row, workspace)
 
     @functools.cached_property
@@ -181,7 +186,7 @@ class Ct2Whisper(Whisper):
         return shape_of(read_shapes(self._directory / "model.bin"))
 
     def unload(self) -> None:
-        self._encoder = None
+        self.encoder = EncoderChoice(None, "unloaded")
         self.ct2.unload_model()
         # With torch's and CTranslate2's common pool of memory, this returns what both have freed.
         release_cached_memory()
@@ -199,7 +204,7 @@ class Ct2Whisper(Whisper):
         Raises:
             MemoryError: there are too many windows for CTranslate2's encoder, which has taken the place of torch's.
         """
-        features, encoder = self.features(windows, frames), self._encoder
+        features, encoder = self.features(windows, frames), self.encoder.in_torch
         if encoder is not None:
             try:
                 return self.view(encoder(features))
@@ -207,7 +212,7 @@ class Ct2Whisper(Whisper):
                 if self._forced or kind_of(error) != "other":
                     raise
                 log.warning("Whisper's encoder runs in CTranslate2 from now on: torch's failed: %s", first_line(error))
-                self._encoder = None
+                self.encoder = EncoderChoice(None, "torch's failed; the log says why")
         if len(windows) > MOST_WINDOWS:
             # Batches that were planned for torch's encoder. The worker halves them.
             raise MemoryError(f"{len(windows)} windows are too many for CTranslate2's encoder")
@@ -215,12 +220,8 @@ class Ct2Whisper(Whisper):
 
     def features(self, windows: Sequence[Floats], frames: int) -> torch.Tensor:
         """The log-mel features of windows as in :meth:`encode`: shape (windows, mels, frames), on the device."""
-        import torch
+        from whisper_api.engine.audio.mel import log_mel_on_device
 
-        from whisper_api.engine.audio.mel import log_mel, log_mel_on_device
-
-        if self.ct2.device == "cpu":
-            return torch.from_numpy(np.stack([log_mel(window, frames, self.mels) for window in windows]))
         return log_mel_on_device(windows, frames, self.mels, self._torch_device)
 
     def view(self, tensor: torch.Tensor) -> Any:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from whisper_api.engine.vad import Span, cut_at_pauses
 from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, POSITIONS_PER_SECOND, Detected, DetectionInput, Whisper
-from whisper_api.engine.whisper.window_decoder import Batching, Window
+from whisper_api.engine.whisper.window import Batching, Window
 from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from whisper_api.engine.vad import MAX_SILENCE_SECONDS, WINDOW_SECONDS, Span
 from whisper_api.engine.whisper.detection import LanguageDetector, speech_parts
-from whisper_api.engine.whisper.window_decoder import Window
+from whisper_api.engine.whisper.window import Window
 from whisper_api.schema import SAMPLE_RATE
 
 __all__ = ["evidence", "in_their_languages", "most_likely_languages"]

@@ -133,6 +133,7 @@ class DecodedTokens:
             a GPU the text is fed once more, without the prompt, and the probabilities are among all text tokens.
         languages: language code to probability; empty where the decoder does not tell (CTranslate2, English-only
             models).
+        encoded: the encoder's output, for another decoding of the window; None unless the settings keep it.
     """
 
     tokens: tuple[int, ...]
@@ -142,6 +143,7 @@ class DecodedTokens:
     attention: Attention | None
     logprobs: tuple[float, ...] = ()
     languages: dict[str, float] = field(default_factory=dict)
+    encoded: Any = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ class DecodeSettings:
         align_from: the start sequence for word times from cross-attention; None for no word times.
         align_tokens: only texts with one of these tokens get word times; None for all texts.
         logprobs_from: the start sequence for log probabilities; None for no log probabilities.
+        keep_encoded: whether to return the encoder's output. Only where :attr:`Whisper.keeps_encoded` says so.
     """
 
     frames: int
@@ -169,6 +172,7 @@ class DecodeSettings:
     align_from: tuple[int, ...] | None = None
     align_tokens: frozenset[int] | None = None
     logprobs_from: tuple[int, ...] | None = None
+    keep_encoded: bool = False
 
     def aligns(self, tokens: tuple[int, ...]) -> bool:
         """Whether a text gets word times from cross-attention."""
@@ -193,6 +197,8 @@ class Whisper(ABC):
 
     tells_language: ClassVar[bool] = False
     """Whether every decoding tells the window's languages, and those of a window's parts take no time."""
+    keeps_encoded: ClassVar[bool] = False
+    """Whether a decoding can return the encoder's output. On a GPU, its memory is worth more than its time."""
 
     def __init__(self, directory: Path, mels: int, *, multilingual: bool, offline: bool = False) -> None:
         self.mels = mels

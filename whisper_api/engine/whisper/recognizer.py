@@ -25,13 +25,8 @@ from whisper_api.engine.whisper.detection import (
 )
 from whisper_api.engine.whisper.language_changes import in_their_languages
 from whisper_api.engine.whisper.model import Row, Whisper
-from whisper_api.engine.whisper.window_decoder import (
-    SPARSE_PIECE_SECONDS,
-    SPARSE_VOICED_SECONDS,
-    Batching,
-    Window,
-    WindowDecoder,
-)
+from whisper_api.engine.whisper.window import SPARSE_PIECE_SECONDS, SPARSE_VOICED_SECONDS, Batching, Window
+from whisper_api.engine.whisper.window_decoder import WindowDecoder
 from whisper_api.engine.whisper.word_times import LEAD_SECONDS
 from whisper_api.errors import InvalidOption
 from whisper_api.schema import SAMPLE_RATE, Segment

@@ -9,10 +9,9 @@ from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.torch_encoder import encoder_bytes
 from whisper_api.engine.worker.device import Device
 
-__all__ = ["ENCODERS", "WhisperSource"]
+__all__ = ["WhisperSource"]
 
 # What may run the encoder on a GPU.
-ENCODERS = ("auto", "torch", "ctranslate2")
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_api.engine.whisper.ct2_file import read_shapes, read_weights
-from whisper_api.engine.worker.device import release_cached_memory
-from whisper_api.engine.worker.device_errors import clear_frames, first_line, kind_of
 from whisper_api.errors import ModelCorrupt
 
 if TYPE_CHECKING:
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "AT_ONCE",
     "TorchEncoder",
-    "agreeing_encoder",
     "completed",
     "encoder_bytes",
     "load_encoder",
@@ -38,11 +34,6 @@ log = logging.getLogger(__name__)
 
 # Number of windows that pass through the layers together. Eight windows of 30 s fill the largest GPU.
 AT_ONCE = 8
-# The greatest difference between the two encoders, as a fraction of the output's size. With Whisper base it is 0.00001
-# in float32, 0.03 in bfloat16 and 0.1 where CTranslate2 computes in int8. A wrong matrix makes it 0.3 or more.
-TOLERANCE = 0.2
-# The weights may take this part of the memory that is free beside CTranslate2's model, which keeps its own encoder.
-MEMORY_FACTOR = 4
 PREFIX = "encoder/"
 
 
@@ -203,47 +194,3 @@ def load_encoder(path: Path, shape: Shape, device: str, dtype: str) -> TorchEnco
         # The worker's threads use other CUDA streams, which do not wait for this thread's stream.
         torch.cuda.synchronize(device)
     return TorchEncoder(shape, tensors)
-
-
-def agreeing_encoder(
-    load: Callable[[], TorchEncoder],
-    reference: Callable[[torch.Tensor], torch.Tensor],
-    features: Callable[[], torch.Tensor],
-    size: int,
-    free: int | None,
-) -> TorchEncoder | None:
-    """The encoder in torch, if there is memory for it and it gives what CTranslate2's encoder gives; None otherwise.
-
-    Args:
-        load: loads it.
-        reference: CTranslate2's output for features, on the device.
-        features: makes the features of a few windows, on the device.
-        size: bytes of its weights.
-        free: free bytes of the device; None when unknown.
-
-    Raises:
-        RuntimeError: the device is lost.
-    """
-    if free is not None and size * MEMORY_FACTOR > free:
-        log.info("Whisper's encoder runs in CTranslate2: its weights in torch would take too much of the free memory")
-        return None
-    try:
-        given = features()
-        encoder = load()
-        expected = reference(given).float()
-        error = float((encoder(given).float() - expected).norm() / expected.norm())
-    except Exception as problem:
-        if kind_of(problem) == "sticky":
-            raise
-        failure = problem
-    else:
-        # A NaN is no agreement.
-        if error <= TOLERANCE:
-            return encoder
-        log.warning("Whisper's encoder runs in CTranslate2: torch's output differs from it by %.2f", error)
-        return None
-    log.warning("Whisper's encoder runs in CTranslate2: torch's cannot be used: %s", first_line(failure))
-    # Outside of the handler, whose error holds what was loaded so far.
-    clear_frames(failure)
-    release_cached_memory()
-    return None

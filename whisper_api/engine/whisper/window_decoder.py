@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from whisper_api.engine.audio.repetition import repetition_period
 from whisper_api.engine.vad import WINDOW_SECONDS, Span, cut_at_pauses
 from whisper_api.engine.whisper.attempt import MAX_COMPRESSION_RATIO, Attempt, compression_ratio
 from whisper_api.engine.whisper.model import (
@@ -25,6 +26,7 @@ from whisper_api.engine.whisper.prompt_leak import copied_runs, is_heard, may_be
 from whisper_api.engine.whisper.resemblance import plain_words
 from whisper_api.engine.whisper.tokens import token_logprobs
 from whisper_api.engine.whisper.vocabulary import LOGPROB_MARGIN, has_term
+from whisper_api.engine.whisper.window import SPARSE_PIECE_SECONDS, SPARSE_TOKENS, Batching, Window
 from whisper_api.engine.whisper.word_times import words_of
 from whisper_api.schema import SAMPLE_RATE, Segment, TokenLogprob
 
@@ -33,12 +35,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.invented import InventedText
     from whisper_api.engine.worker.worker import BatchOperation
 
-__all__ = ["Attempt", "Batching", "Window", "WindowDecoder"]
-
-# A window is padded to its length plus a margin, not to 30 s, because the encoder's time grows faster than the length.
-# Without a margin the decoder does not find the end and repeats itself (in 7 of 7 clips; with 3 s in none). With 5 s
-# there are as many word errors as with padding to 30 s.
-MARGIN_SECONDS = 5.0
+__all__ = ["Attempt", "Batching", "WindowDecoder"]
 
 # A decoding that failed is retried at the temperatures of OpenAI's Whisper.
 TEMPERATURE_STEP = 0.2
@@ -47,71 +44,12 @@ FALLBACK_BEAM_SIZE = 5
 # A window that reaches the token cap without repeating itself is split in two; its halves are at least this long.
 MIN_SPLIT_SECONDS = 4.0
 
-# A window with fewer tokens in a second of voice is cut at its pauses into pieces and decoded again. The slowest of
-# 30 windows of read, spoken and sung text has 1.7.
-SPARSE_TOKENS = 1.0
-SPARSE_VOICED_SECONDS = 4.0
-SPARSE_PIECE_SECONDS = 6.0
+# A window whose sound repeats itself, and in which somebody speaks for at least this part of it, is cut after whole
+# periods of together so many seconds: too short for the decoder to get into a loop.
+LOOP_VOICED = 0.5
+LOOP_PIECE_SECONDS = 2.0
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Batching:
-    """The size of batches.
-
-    Attributes:
-        max_items: most windows in a batch.
-        max_cost: most seconds of padded audio in a batch.
-        bucket_seconds: padded lengths are rounded up to a multiple of this, since equal lengths batch best.
-        lanes: batches that run at once.
-    """
-
-    max_items: int
-    max_cost: float
-    bucket_seconds: float
-    lanes: int
-
-    @property
-    def window(self) -> int:
-        """How many windows of a job are in flight.
-
-        One batch more than the lanes run keeps them busy. With more, the retry of a failed window would wait longer.
-        """
-        return (self.lanes + 1) * max(1, min(self.max_items, int(min(self.max_cost, 1e6) // WINDOW_SECONDS)))
-
-    def padded_frames(self, seconds: float) -> int:
-        """The number of mel frames that a window of this length is padded to."""
-        padded = math.ceil((seconds + MARGIN_SECONDS) / self.bucket_seconds) * self.bucket_seconds
-        return min(MAX_FRAMES, round(padded * FRAMES_PER_SECOND))
-
-
-@dataclass(frozen=True, eq=False)
-class Window:
-    """A window of speech.
-
-    Attributes:
-        span: its place.
-        frames: what it is padded to.
-        encoded: the encoder's output, if it was encoded already.
-        voiced: seconds of it in which somebody speaks; 0 where that is not known.
-        language: code of its language; None for the language of the recording.
-    """
-
-    span: Span
-    frames: int
-    encoded: Any = None
-    voiced: float = 0.0
-    language: str | None = None
-
-    @property
-    def speech_seconds(self) -> float:
-        """Seconds in which somebody speaks; the length where that is not known."""
-        return self.voiced or self.span.seconds
-
-    def is_sparse(self, attempt: Attempt) -> bool:
-        """Whether an attempt has too little text for what is spoken in the window."""
-        return self.voiced >= SPARSE_VOICED_SECONDS and len(attempt.decoded.tokens) < SPARSE_TOKENS * self.voiced
 
 
 class WindowDecoder:
@@ -169,6 +107,8 @@ class WindowDecoder:
         self._align_tokens = whisper.unspelled_tokens if only_numbers else None
         self._logprobs_from = start if options.logprobs or self._prompts.vocabulary.terms else None
         self._keeps_logprobs = options.logprobs
+        # Only windows with a prompt or a vocabulary are decoded again although their text is good.
+        self._may_repeat = self._prompts.job != self._prompts.bare or bool(self._prompts.vocabulary.terms)
         self.first_temperature = options.temperature
         self._beam_size = options.beam_size
 
@@ -191,6 +131,7 @@ class WindowDecoder:
         following: int = 0,
         *,
         alone: bool = False,
+        again: bool = False,
     ) -> tuple[BatchOperation, Row, float]:
         settings = DecodeSettings(
             window.frames,
@@ -202,6 +143,7 @@ class WindowDecoder:
             align_from=self._align_from,
             align_tokens=self._align_tokens,
             logprobs_from=self._logprobs_from,
+            keep_encoded=self._whisper.keeps_encoded and (again or self._may_repeat),
         )
         operation = self._whisper.decode(settings, self._batching.max_items, self._batching.max_cost)
         value = window.encoded if window.encoded is not None else self._audio[window.span.start : window.span.end]
@@ -230,7 +172,8 @@ class WindowDecoder:
         if terms:
             prompt = self._prompts.with_terms(terms, alone=draft.leaked)
             again = [
-                (piece, replace(each, leaked=draft.leaked)) for piece, each in self._decoded_again([window], prompt)
+                (piece, replace(each, leaked=draft.leaked))
+                for piece, each in self._decoded_again([self._as_encoded(window, draft)], prompt)
             ]
             text = " ".join(each.text for _, each in again)
             runs = copied_runs(text, [*plain_words(" ".join(terms)), "", *self._prompts.words])
@@ -245,10 +188,16 @@ class WindowDecoder:
                 return
         yield window, draft
 
+    def _as_encoded(self, window: Window, attempt: Attempt) -> Window:
+        """The window with the encoder's output of an attempt that was made on the window as it is padded."""
+        encoded = attempt.decoded.encoded
+        same = encoded is not None and 2 * len(encoded) == window.frames
+        return replace(window, encoded=encoded) if same else window
+
     def _without_leak(self, window: Window, attempt: Attempt) -> Iterator[tuple[Window, Attempt]]:
         runs = copied_runs(attempt.text, self._prompts.words) if self._prompts.job != self._prompts.bare else []
         if may_be_leaked(attempt.text, runs, attempt.decoded.no_speech_prob):
-            plain = list(self._decoded_again([window], self._prompts.bare))
+            plain = list(self._decoded_again([self._as_encoded(window, attempt)], self._prompts.bare))
             if not is_heard(runs, " ".join(each.text for _, each in plain if not each.is_silence)):
                 # Text that counts as silence would not have come out.
                 yield from ((piece, replace(each, leaked=not attempt.is_silence)) for piece, each in plain)
@@ -257,17 +206,24 @@ class WindowDecoder:
 
     def _settled(self, window: Window, first: Attempt, prompt: tuple[int, ...]) -> Iterator[tuple[Window, Attempt]]:
         attempts = [first]
+        # All further attempts are on the same padded window.
+        encoded = first.decoded.encoded if window.frames == MAX_FRAMES else None
         while attempts[-1].flags and not attempts[-1].is_silence:
             step = self._next_attempt(window, len(attempts))
             if step is None:
                 break
             again, beam_size, temperature = step
-            (decoded,) = self._ctx.run([self._item(again, prompt, beam_size, temperature)])
+            again = replace(again, encoded=encoded)
+            (decoded,) = self._ctx.run([self._item(again, prompt, beam_size, temperature, again=True)])
+            encoded = decoded.encoded
             attempts.append(self.attempt(decoded, temperature))
         best = attempts[-1]
         if best.flags and not best.is_silence:
             unrepetitive = [a for a in attempts if a.compression_ratio <= MAX_COMPRESSION_RATIO]
             best = max(unrepetitive or attempts, key=lambda a: a.decoded.avg_logprob)
+        if "repetitive" in first.flags and best.flags and (loop := self._loop(window, prompt)):
+            yield from loop
+            return
         if best.flags == ("truncated",) and window.span.seconds >= 2 * MIN_SPLIT_SECONDS:
             # The window has more text than one decoding may hold. Decode its halves, so that no text is lost.
             yield from self._decoded_again(self._pieces(window, window.span.seconds * 0.67), prompt)
@@ -282,6 +238,31 @@ class WindowDecoder:
                 return
             best = replace(best, sparse=True)
         yield window, best
+
+    def _loop(self, window: Window, prompt: tuple[int, ...]) -> list[tuple[Window, Attempt]]:
+        """The pieces of a window whose sound repeats itself, such as an announcement in a loop; empty for others.
+
+        The decoder takes the same words again and again for a failure of its own. Each piece alone shows whether the
+        words are spoken.
+        """
+        if window.voiced < LOOP_VOICED * window.span.seconds:
+            return []
+        period = repetition_period(self._audio[window.span.start : window.span.end])
+        if period is None:
+            return []
+        size = period * max(1, round(LOOP_PIECE_SECONDS * SAMPLE_RATE / period))
+        spans = [
+            Span(start, min(start + size, window.span.end)) for start in range(window.span.start, window.span.end, size)
+        ]
+        found = list(
+            self._attempts([Window(span, self._batching.padded_frames(span.seconds)) for span in spans], prompt)
+        )
+        whole = [attempt for piece, attempt in found if piece.span.end - piece.span.start == size]
+        if not whole or any(attempt.is_silence or attempt.flags for attempt in whole):
+            return []
+        # The last piece may be a part of a period, in which other words are heard.
+        said = set(plain_words(" ".join(attempt.text for attempt in whole)))
+        return [(piece, attempt) for piece, attempt in found if said.issuperset(plain_words(attempt.text))]
 
     def _is_hopeless(self, window: Window, attempt: Attempt) -> bool:
         start, end, decoded = window.span.start / SAMPLE_RATE, window.span.end / SAMPLE_RATE, attempt.decoded
@@ -298,7 +279,11 @@ class WindowDecoder:
         """Decode stretches once. Those of more than so many seconds are cut at their pauses into pieces."""
         stretches = [Window(span, self._batching.padded_frames(span.seconds)) for span in spans]
         pieces = [piece for stretch in stretches for piece in self._pieces(stretch, seconds)]
-        items = (self._item(piece, self._prompts.job, self._beam_size, self.first_temperature) for piece in pieces)
+        yield from self._attempts(pieces, self._prompts.job)
+
+    def _attempts(self, pieces: Sequence[Window], prompt: tuple[int, ...]) -> Iterator[tuple[Window, Attempt]]:
+        """The first attempt on each window."""
+        items = (self._item(piece, prompt, self._beam_size, self.first_temperature) for piece in pieces)
         results = self._ctx.run(items, window=self._batching.window)
         for piece, decoded in zip(pieces, results, strict=True):
             yield piece, self.attempt(decoded, self.first_temperature)

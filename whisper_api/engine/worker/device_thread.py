@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, TypeVar
 
 __all__ = ["DeviceThread"]
@@ -37,13 +37,16 @@ class DeviceThread:
         """Run a task after those before it.
 
         Raises:
-            RuntimeError: the system cannot start a thread.
+            RuntimeError: the system cannot start a thread, or the thread cannot enter the device's scope.
         """
         future: Future[T] = Future()
         with self._lock:
             if self._thread is None:
-                thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+                entered: Future[None] = Future()
+                thread = threading.Thread(target=self._loop, args=(entered,), name=self._name, daemon=True)
                 thread.start()
+                # Otherwise a task would wait for ever for a thread that the device has refused.
+                entered.result()
                 self._thread = thread
             self._tasks.put((task, future))
         return future
@@ -65,8 +68,15 @@ class DeviceThread:
         if wait and thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _loop(self) -> None:
-        with self._scope():
+    def _loop(self, entered: Future[None]) -> None:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._scope())
+            except BaseException as error:
+                entered.set_exception(error)
+                return
+            entered.set_result(None)
+            del entered
             while (entry := self._tasks.get()) is not None:
                 task, future = entry
                 try:

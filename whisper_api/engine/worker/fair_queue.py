@@ -8,16 +8,19 @@ job joins the next batch.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Protocol
 
-__all__ = ["Batch", "BatchOperation", "FairQueue", "WorkItem", "exclusive_key", "merged"]
+__all__ = ["Again", "Batch", "BatchOperation", "FairQueue", "WorkItem", "exclusive_key", "merged"]
+
+log = logging.getLogger(__name__)
 
 # A job's largest share of a batch while items of other jobs could join the batch.
 MAX_SHARE = 0.75
@@ -56,6 +59,23 @@ class BatchOperation(Protocol):
         Returns:
             One result for each input, in order. An ``Again`` puts the item back into the queue.
         """
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Again:
+    """The result of an operation for an unfinished item. The item returns to the queue, so other items may run first.
+
+    Attributes:
+        input: the item's input for the next run.
+        done: the part of the item's cost that this run did, in seconds of audio. The item's start tag advances by it:
+            with 0 the item alternates with items of the same tag, and with more than its cost, later items of the same
+            job run first.
+        operation: the operation of the next run; None for the same operation.
+    """
+
+    input: Any
+    done: float = 0.0
+    operation: BatchOperation | None = None
 
 
 def merged(first: BatchOperation, second: BatchOperation) -> BatchOperation | None:
@@ -107,6 +127,20 @@ class WorkItem:
     dropped: bool = False
     ahead: bool = False
 
+    def settle(self, result: Any) -> None:
+        """Set the result of the future, unless it is done."""
+        try:
+            self.future.set_result(result)
+        except InvalidStateError:
+            log.debug("a work item got a result after its future was done")
+
+    def fail(self, error: BaseException) -> None:
+        """Set the error of the future, unless it is done."""
+        try:
+            self.future.set_exception(error)
+        except InvalidStateError:
+            log.debug("a work item got an error after its future was done")
+
 
 ORDER = attrgetter("tag", "turn")
 
@@ -149,6 +183,10 @@ class FairQueue:
 
     def __bool__(self) -> bool:
         return any(queue.items for queue in self._jobs.values())
+
+    def holds_only(self, job: Hashable) -> bool:
+        """Whether no other job has a waiting item."""
+        return all(each == job or not queue.items for each, queue in self._jobs.items())
 
     def push(
         self, job: Hashable, operation: BatchOperation, input: Any, cost: float, *, ahead: bool = False

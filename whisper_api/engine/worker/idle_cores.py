@@ -2,19 +2,44 @@
 
 On a CPU each lane runs its batches on its own cores, so that lanes never wait for each other. A batch that runs alone
 leaves the other cores idle: it may use them, too. The threads sleep while they wait, because the lanes' next batches
-need the cores.
+and other programs need the cores.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 
-__all__ = ["batch_threads", "using"]
+__all__ = ["adjust", "batch_threads", "let_threads_sleep", "using"]
+
+# What OpenMP reads, once, when torch is loaded. GNU's OpenMP turns so many times, about 20 microseconds, before it
+# sleeps: short operations follow each other so fast that sleeping at once would make two threads a third slower.
+SLEEPING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 
 _local = threading.local()
+_torch_sleeps = True
+
+
+def let_threads_sleep(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Make the threads of one torch operation sleep while they wait for each other.
+
+    By default they spin. Beside other programs that use the cores, an operation on two threads then takes several times
+    as long as on one thread, and ten times the processor time. Settings of the user stay. Where the threads spin,
+    because the user wants it or because torch was imported before, torch keeps to a batch's own cores.
+
+    Args:
+        environment: the variables of this process.
+    """
+    global _torch_sleeps
+    given = [name for name in SLEEPING if name in environment]
+    if given or "torch" in sys.modules:
+        _torch_sleeps = any(environment[name].strip().lower() in ("passive", SLEEPING[name]) for name in given)
+        return
+    environment.update(SLEEPING)
+    _torch_sleeps = True
 
 
 def batch_threads(usual: int) -> int:
@@ -23,29 +48,52 @@ def batch_threads(usual: int) -> int:
     Args:
         usual: the number outside of a batch, and of a batch beside others.
     """
-    threads: int = getattr(_local, "threads", usual)
-    return threads
+    batch: _Batch | None = getattr(_local, "batch", None)
+    return usual if batch is None else batch.threads
+
+
+def adjust() -> None:
+    """Between two parts of a batch: use the cores of lanes that became idle, or give them back."""
+    batch: _Batch | None = getattr(_local, "batch", None)
+    if batch is not None and batch.share is not None:
+        batch.use(batch.share())
 
 
 @contextmanager
-def using(threads: int, usual: int) -> Iterator[None]:
+def using(threads: int, usual: int, share: Callable[[], int] | None = None) -> Iterator[None]:
     """The context of a batch that may use so many threads; torch uses them from this thread on.
 
     Args:
         threads: the number of threads.
         usual: the number after this context.
+        share: returns the number that the batch may use by now, for :func:`adjust`; None for an unchanging number.
     """
-    # Another thread may be importing torch: then the module is there without its functions.
-    set_torch_threads = getattr(sys.modules.get("torch"), "set_num_threads", _ignore)
-    _local.threads = threads
-    # In torch, the number belongs to the calling thread.
-    set_torch_threads(threads)
+    batch = _local.batch = _Batch(usual, share)
+    batch.use(threads)
     try:
         yield
     finally:
-        del _local.threads
-        set_torch_threads(usual)
+        del _local.batch
+        batch.use(usual)
 
 
-def _ignore(threads: int) -> None:
-    """Takes the place of torch's function before torch is imported."""
+class _Batch:
+    """The batch that runs on a thread.
+
+    Attributes:
+        threads: the number of threads that it may use.
+    """
+
+    def __init__(self, usual: int, share: Callable[[], int] | None) -> None:
+        self._usual, self.share, self.threads = usual, share, usual
+
+    def use(self, threads: int) -> None:
+        """Use so many threads. In torch, the number belongs to the calling thread."""
+        self.threads = threads
+        torch = sys.modules.get("torch")
+        if torch is None or not hasattr(torch, "get_num_threads"):
+            # Another thread may be importing it.
+            return
+        wanted = threads if _torch_sleeps else min(threads, self._usual)
+        if torch.get_num_threads() != wanted:
+            torch.set_num_threads(wanted)

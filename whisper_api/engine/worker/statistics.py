@@ -34,6 +34,7 @@ class DeviceStatistics(msgspec.Struct, frozen=True, kw_only=True):
         counts: the counters of its worker.
         model_loads, model_unloads: number of models that were loaded and unloaded.
         free_bytes: free memory of a GPU; None for a CPU and where it cannot be read.
+        encoder: what runs the encoder of the Whisper model on a GPU, and why; empty while none is loaded.
         node: the machine of a cluster that has the device; empty for this machine.
     """
 
@@ -43,4 +44,5 @@ class DeviceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     model_loads: int
     model_unloads: int
     free_bytes: int | None
+    encoder: str = ""
     node: str = ""

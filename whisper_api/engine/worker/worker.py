@@ -9,44 +9,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 from whisper_api.engine.worker import fork, idle_cores
-from whisper_api.engine.worker.batch_size import BatchLimits
-from whisper_api.engine.worker.device import GPU_LANES, release_cached_memory
-from whisper_api.engine.worker.device_errors import DeviceFault, ErrorKind, clear_frames, first_line, kind_of
+from whisper_api.engine.worker.batch_runner import BatchRunner
+from whisper_api.engine.worker.device_errors import DeviceFault, kind_of
 from whisper_api.engine.worker.fair_queue import Batch, BatchOperation, FairQueue, WorkItem, exclusive_key
 from whisper_api.engine.worker.statistics import WorkerCounts
-from whisper_api.errors import DeviceLost, EngineClosed, OutOfMemory
+from whisper_api.errors import DeviceLost, EngineClosed
 
-__all__ = ["Again", "BatchOperation", "GpuWorker"]
+__all__ = ["BatchOperation", "GpuWorker"]
 
 log = logging.getLogger(__name__)
-
-# Runs of a batch that does not fit into memory before it is halved. After an allocation has failed, CTranslate2 may
-# report the same error again at the next call, once in each lane of a GPU, and only the last run decides.
-ATTEMPTS = 1 + GPU_LANES
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Again:
-    """The result of an operation for an unfinished item. The item returns to the queue, so other items may run first.
-
-    Attributes:
-        input: the item's input for the next run.
-        done: the part of the item's cost that this run did, in seconds of audio. The item's start tag advances by it:
-            with 0 the item alternates with items of the same tag, and with more than its cost, later items of the same
-            job run first.
-        operation: the operation of the next run; None for the same operation.
-    """
-
-    input: Any
-    done: float = 0.0
-    operation: BatchOperation | None = None
 
 
 class GpuWorker:
@@ -66,6 +43,7 @@ class GpuWorker:
         lanes: number of batches that may run at once.
         fault: as the argument.
         counts: what the lanes have done.
+        limits: the sizes of batches that fit into memory.
     """
 
     def __init__(
@@ -79,14 +57,13 @@ class GpuWorker:
         threads: int | None = None,
     ) -> None:
         self._name = name
-        self._on_out_of_memory = on_out_of_memory
         self._scope = scope
-        self._probe = probe
         self.lanes = max(1, lanes)
         self._threads_of_batch = threads
         self.fault = fault or DeviceFault()
         self.counts = WorkerCounts()
-        self._limits = BatchLimits()
+        self._runner = BatchRunner(self.lanes, on_out_of_memory, probe, self.fault, self._put_back, self.counts)
+        self.limits = self._runner.limits
         self._changed = threading.Condition(threading.Lock())
         # Guarded by _changed:
         self._queue = FairQueue()
@@ -144,6 +121,12 @@ class GpuWorker:
                 if self._awaited is not None and token in self._awaited:
                     self._changed.notify_all()
 
+    def serves_only(self, job: Hashable) -> bool:
+        """Whether no other job has an item that waits or runs."""
+        with self._changed:
+            running = (item.job == job for batch in self._running.values() for item in batch.items)
+            return all(running) and self._queue.holds_only(job)
+
     def forget(self, job: Hashable) -> None:
         """Remove a job from the queue and cancel its waiting items.
 
@@ -156,7 +139,7 @@ class GpuWorker:
                     item.dropped = item.dropped or item.job == job
         for item in waiting:
             if item.started:
-                _fail(item.future, CancelledError())
+                item.fail(CancelledError())
             elif item.future.cancel():
                 item.future.set_running_or_notify_cancel()  # wakes the threads in concurrent.futures.wait()
 
@@ -171,15 +154,11 @@ class GpuWorker:
             self._changed.notify_all()
         for item in waiting:
             if item.started or item.future.set_running_or_notify_cancel():
-                _fail(item.future, self._end_of_work())
+                item.fail(self._end_of_work())
         # A lane that waits for a lost device may never end.
         if threading.current_thread() not in threads and not self.fault.reported:
             for thread in threads:
                 thread.join()
-
-    def item_limit(self, operation: BatchOperation) -> int:
-        """The largest batch of an operation: its ``max_items``, lowered after it ran out of memory."""
-        return self._limits.limit(operation)
 
     def _end_lost(self) -> None:
         """Fail all items, the running ones too, when the device is lost."""
@@ -190,7 +169,14 @@ class GpuWorker:
             self._changed.notify_all()
         for item in items:
             if item.started or item.future.set_running_or_notify_cancel():
-                _fail(item.future, self.fault.error())
+                item.fail(self.fault.error())
+
+    def _is_lost(self, error: BaseException) -> bool:
+        """Report the device as lost if an error that is no operation's says so, such as one of freeing memory."""
+        lost = kind_of(error) == "sticky"
+        if lost:
+            self.fault.report(error)
+        return lost
 
     def _end_of_work(self) -> EngineClosed | DeviceLost:
         return self.fault.error() if self.fault.reported else EngineClosed("the engine was closed while this job ran")
@@ -217,7 +203,9 @@ class GpuWorker:
         try:
             with self._scope():
                 self._serve(lane)
-        except BaseException:
+        except BaseException as error:
+            if self._is_lost(error):
+                return
             # An operation's error goes to its future. This is any other error: close, so that no job waits for a dead
             # lane.
             log.critical("a worker thread has failed", exc_info=True)
@@ -230,10 +218,11 @@ class GpuWorker:
             begun = time.perf_counter()
             try:
                 with cores:
-                    self._run(batch.operation, batch.items)
-            except BaseException:
+                    self._runner.run(batch.operation, batch.items)
+            except BaseException as error:
+                self._is_lost(error)
                 for item in batch.items:
-                    _fail(item.future, self._end_of_work())
+                    item.fail(self._end_of_work())
                 raise
             finally:
                 with self._changed:
@@ -241,7 +230,7 @@ class GpuWorker:
                     self.counts.busy_seconds += time.perf_counter() - begun
                     self.counts.batches += 1
                     self.counts.items += len(batch.items)
-                    self.counts.room += max(len(batch.items), self.item_limit(batch.operation))
+                    self.counts.room += max(len(batch.items), self.limits.limit(batch.operation))
                     if self._queue:
                         self._changed.notify_all()
             # Frees the batch's inputs and results before the wait for the next batch.
@@ -266,10 +255,17 @@ class GpuWorker:
     def _cores(self) -> AbstractContextManager[None]:
         """The context of a batch that was taken. Called with the lock held."""
         usual = self._threads_of_batch
+        return nullcontext() if usual is None else idle_cores.using(self._share(usual), usual, self._share_by_now)
+
+    def _share(self, usual: int) -> int:
+        """The number of threads that a running batch may use. Called with the lock held."""
         alone = len(self._running) == 1 and not self._queue and not self._expected
-        if usual is None or self.lanes == 1 or not alone:
-            return nullcontext()
-        return idle_cores.using(usual * self.lanes, usual)
+        return usual * self.lanes if alone else usual
+
+    def _share_by_now(self) -> int:
+        assert self._threads_of_batch is not None
+        with self._changed:
+            return self._share(self._threads_of_batch)
 
     def _take(self) -> Batch | None:
         """Remove the next batch from the queue; None when this lane must wait. Called with the lock held."""
@@ -277,7 +273,7 @@ class GpuWorker:
         if any(item.alone for batch in running for item in batch.items):
             return None
         in_use = {exclusive_key(batch.operation) for batch in running} - {None}
-        batch = self._queue.choose(self.item_limit, lambda operation: exclusive_key(operation) in in_use)
+        batch = self._queue.choose(self.limits.limit, lambda operation: exclusive_key(operation) in in_use)
         if batch is None or (batch.items[0].alone and running) or self._worth_waiting(batch):
             return None
         self._awaited = None
@@ -294,135 +290,17 @@ class GpuWorker:
         The lane waits only for items that were announced before the wait began, and only while another lane is busy,
         so the wait needs no timer.
         """
-        limit = self.item_limit(batch.operation)
+        limit = self.limits.limit(batch.operation)
         if not self._running or limit == 1 or len(batch.items) > limit // 2:
             return False
         self._awaited = set(self._expected) if self._awaited is None else self._awaited & self._expected
         return bool(self._awaited)
 
-    def _run(self, operation: BatchOperation, items: Sequence[WorkItem]) -> None:
-        limit = self.item_limit(operation)
-        if len(items) > limit:
-            for start in range(0, len(items), limit):
-                self._run(operation, items[start : start + limit])
-            return
-        kind: ErrorKind = "other"
-        for _ in range(ATTEMPTS):
-            results, error = self._attempt(operation, items)
-            if error is None:
-                self._limits.succeeded(operation, len(items))
-                for item, result in zip(items, results, strict=True):
-                    self._finish(operation, item, result)
-                return
-            kind = self._kind(error)
-            if kind != "memory":
-                break
-            with self._changed:
-                self.counts.out_of_memory += 1
-            log.warning(
-                "out of memory with %d items of %s: %s", len(items), type(operation).__name__, first_line(error)
-            )
-            release_cached_memory()
-        assert error is not None
-        self._recover(operation, items, error, kind)
-
-    def _attempt(
-        self, operation: BatchOperation, items: Sequence[WorkItem]
-    ) -> tuple[Sequence[Any], BaseException | None]:
-        """Run a batch. Returns its results, or the error, whose frames hold nothing any more."""
-        failure: BaseException
-        try:
-            results = operation.run([item.input for item in items])
-            if len(results) != len(items):
-                raise RuntimeError(f"{type(operation).__name__} gave {len(results)} results for {len(items)} inputs")
-        except BaseException as error:
-            failure = error
-        else:
-            return results, None
-        # Outside of the handler, so that neither the interpreter nor a frame holds the tensors of the failed batch.
-        clear_frames(failure)
-        # Without this method's own frame, which holds the error.
-        return (), failure.with_traceback(failure.__traceback__ and failure.__traceback__.tb_next)
-
-    def _kind(self, error: BaseException) -> ErrorKind:
-        """What an error means. The device itself is asked, because an error may only follow from an earlier one."""
-        kind = kind_of(error)
-        if kind != "sticky":
-            try:
-                self._probe()
-            except Exception as own:
-                if kind_of(own) == "sticky":
-                    error.__cause__ = own
-                    return "sticky"
-        return kind
-
-    def _finish(self, operation: BatchOperation, item: WorkItem, result: Any) -> None:
-        if isinstance(result, Again):
-            item.operation, item.input = result.operation or operation, result.input
-            self._put_back(item, result.done)
-        else:
-            _settle(item.future, result)
-
-    def _put_back(self, item: WorkItem, done: float = 0.0) -> None:
+    def _put_back(self, item: WorkItem, done: float) -> None:
         with self._changed:
             closed = self._closed
             if not closed and not item.dropped:
                 self._queue.put_back(item, done)
                 self._changed.notify()
                 return
-        _fail(item.future, self._end_of_work() if closed else CancelledError())
-
-    def _recover(
-        self, operation: BatchOperation, items: Sequence[WorkItem], error: BaseException, kind: ErrorKind
-    ) -> None:
-        if kind == "sticky":
-            for item in items:
-                _fail(item.future, self.fault.report(error))
-        elif kind == "memory" and len(items) > 1:
-            limit = self._limits.lower(operation, len(items))
-            log.warning("batches of %s now have at most %d items", type(operation).__name__, limit)
-            self._run(operation, items)
-        elif kind == "memory":
-            self._recover_alone(operation, items[0], error)
-        elif len(items) > 1 and isinstance(error, Exception):
-            # One input may be at fault: run each item alone, so that only that item fails.
-            for item in items:
-                self._run(operation, [item])
-        else:
-            for item in items:
-                _fail(item.future, error)
-
-    def _recover_alone(self, operation: BatchOperation, item: WorkItem, error: BaseException) -> None:
-        """Retry an item that does not fit into memory: first after freeing memory, then without parallel batches."""
-        kind: ErrorKind = "memory"
-        if self._on_out_of_memory():
-            release_cached_memory()
-            results, second = self._attempt(operation, [item])
-            if second is None:
-                self._finish(operation, item, results[0])
-                return
-            error, kind = second, self._kind(second)
-        if kind != "memory":
-            self._recover(operation, [item], error, kind)
-        elif self.lanes > 1 and not item.alone:
-            item.alone = True
-            self._put_back(item)
-        else:
-            name, text = type(operation).__name__, first_line(error)
-            failure = OutOfMemory(f"one work item of {name} does not fit into memory: {text}")
-            failure.__cause__ = error
-            _fail(item.future, failure)
-
-
-def _settle(future: Future[Any], result: Any) -> None:
-    try:
-        future.set_result(result)
-    except InvalidStateError:
-        log.debug("a work item got a result after its future was done")
-
-
-def _fail(future: Future[Any], error: BaseException) -> None:
-    try:
-        future.set_exception(error)
-    except InvalidStateError:
-        log.debug("a work item got an error after its future was done")
+        item.fail(self._end_of_work() if closed else CancelledError())

@@ -85,10 +85,12 @@ class AboutDevice(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         device: name of the device, for example ``cuda:0``.
         free_bytes: free memory of a GPU; None for a processor, and for a user.
+        encoder: what runs Whisper's encoder on a GPU, and why; empty for a processor, and while no model is loaded.
     """
 
     device: str
     free_bytes: int | None
+    encoder: str
 
 
 class AboutResources(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,7 +224,11 @@ def _describe(state: ServerState, viewer: str | None, role: Role | None, port: i
             uploads_disk_free_bytes=_free_bytes(config.tmp_dir) if viewer is None else None,
             data_disk_free_bytes=_free_bytes(config.data_dir) if viewer is None else None,
             devices=tuple(
-                AboutDevice(device=each.device, free_bytes=each.free_bytes if viewer is None else None)
+                AboutDevice(
+                    device=each.device,
+                    free_bytes=each.free_bytes if viewer is None else None,
+                    encoder=each.encoder,
+                )
                 for each in facts.devices
             ),
         ),

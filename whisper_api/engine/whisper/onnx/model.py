@@ -29,7 +29,7 @@ from whisper_api.engine.whisper.model import (
 from whisper_api.engine.whisper.onnx.sampling import language_probabilities
 from whisper_api.engine.whisper.onnx.search import Decoding, TokenRules, feed_sequence
 from whisper_api.engine.whisper.onnx.sessions import Sessions, State, feed_together, open_sessions
-from whisper_api.engine.worker.worker import Again
+from whisper_api.engine.worker.fair_queue import Again
 
 __all__ = ["OnnxDecode", "OnnxEncodeAndDetect", "OnnxWhisper"]
 
@@ -59,6 +59,7 @@ class OnnxWhisper(Whisper):
     """
 
     tells_language: ClassVar[bool] = True
+    keeps_encoded: ClassVar[bool] = True
 
     def __init__(self, directory: Path, *, int8: bool, threads: int, offline: bool = False) -> None:
         self._sessions: Sessions | None = open_sessions(directory, int8=int8, threads=threads)
@@ -176,6 +177,7 @@ class RunningDecode:
         settings: settings of the decoding.
         state: the decoder's state.
         decoding: the search.
+        encoded: the encoder's output, if the result shall have it.
         whole: False after a failed step, which leaves the state inconsistent.
     """
 
@@ -183,6 +185,7 @@ class RunningDecode:
     settings: DecodeSettings
     state: State
     decoding: Decoding
+    encoded: Floats | None = None
     whole: bool = True
 
 
@@ -218,7 +221,7 @@ class OnnxDecode(_OnnxOperation):
         seconds = settings.frames / FRAMES_PER_SECOND
         neighbours = 0 if row.alone else min(row.following, TOGETHER - 1)
         return Again(
-            RunningDecode(row, settings, state, decoding),
+            RunningDecode(row, settings, state, decoding, encoded if settings.keep_encoded else None),
             max(ENCODING_SHARE, neighbours) * seconds,
             OnnxAdvance(self.whisper, 1 if row.alone else TOGETHER),
         )
@@ -274,7 +277,9 @@ class OnnxAdvance(_OnnxOperation):
             logprobs = tuple(each for token, each in pairs if token < self.whisper.end_of_text)
         languages = dict(zip(self.whisper.language_tokens, best.languages, strict=False))
         attention = self._align(running, tokens)
-        return DecodedTokens(tokens, logprob, best.no_speech_prob, best.capped, attention, logprobs, languages)
+        return DecodedTokens(
+            tokens, logprob, best.no_speech_prob, best.capped, attention, logprobs, languages, running.encoded
+        )
 
     def _align(self, running: RunningDecode, tokens: tuple[int, ...]) -> Attention | None:
         start = running.settings.align_from

@@ -1,0 +1,173 @@
+"""The run of a batch, and the recovery from its errors.
+
+A batch that does not fit into memory runs again, then in halves; a single item runs after idle models were unloaded,
+then without batches beside it. After any other error, each item runs alone, so that only the item at fault fails. An
+error that kills the device ends all work.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from whisper_api.engine.worker.batch_size import BatchLimits
+from whisper_api.engine.worker.device import GPU_LANES, release_cached_memory
+from whisper_api.engine.worker.device_errors import DeviceFault, ErrorKind, clear_frames, first_line, kind_of
+from whisper_api.engine.worker.fair_queue import Again, BatchOperation, WorkItem
+from whisper_api.engine.worker.statistics import WorkerCounts
+from whisper_api.errors import OutOfMemory
+
+__all__ = ["ATTEMPTS", "BatchRunner"]
+
+log = logging.getLogger(__name__)
+
+# Runs of a batch that does not fit into memory before it is halved. After an allocation has failed, CTranslate2 may
+# report the same error again at the next call, once in each lane of a GPU, and only the last run decides.
+ATTEMPTS = 1 + GPU_LANES
+
+
+class BatchRunner:
+    """Runs batches until each item has its result or its error. Any lane may call it.
+
+    Args:
+        lanes: number of batches that may run at once.
+        on_out_of_memory: frees memory for a single item, and returns whether it freed any.
+        probe: raises the device's own error.
+        fault: takes the report that the device is lost.
+        put_back: puts an item back into the queue; takes the part of its cost that is done, in seconds of audio.
+        counts: counts the batches that do not fit into memory.
+
+    Attributes:
+        limits: the sizes of batches that fit into memory.
+    """
+
+    def __init__(
+        self,
+        lanes: int,
+        on_out_of_memory: Callable[[], bool],
+        probe: Callable[[], None],
+        fault: DeviceFault,
+        put_back: Callable[[WorkItem, float], None],
+        counts: WorkerCounts,
+    ) -> None:
+        self._lanes = lanes
+        self._on_out_of_memory = on_out_of_memory
+        self._probe = probe
+        self._fault = fault
+        self._put_back = put_back
+        self._counts = counts
+        self.limits = BatchLimits()
+        # Guards the counter.
+        self._lock = threading.Lock()
+
+    def run(self, operation: BatchOperation, items: Sequence[WorkItem]) -> None:
+        """Run items in a batch, or in several when the operation's limit is lower.
+
+        Args:
+            operation: the items' operation, or the operation that theirs were merged into.
+            items: the items. Each gets its result or error, or returns to the queue.
+        """
+        limit = self.limits.limit(operation)
+        if len(items) > limit:
+            for start in range(0, len(items), limit):
+                self.run(operation, items[start : start + limit])
+            return
+        kind: ErrorKind = "other"
+        for _ in range(ATTEMPTS):
+            results, error = self._attempt(operation, items)
+            if error is None:
+                self.limits.succeeded(operation, len(items))
+                for item, result in zip(items, results, strict=True):
+                    self._finish(operation, item, result)
+                return
+            kind = self._kind(error)
+            if kind != "memory":
+                break
+            with self._lock:
+                self._counts.out_of_memory += 1
+            log.warning(
+                "out of memory with %d items of %s: %s", len(items), type(operation).__name__, first_line(error)
+            )
+            release_cached_memory()
+        assert error is not None
+        self._recover(operation, items, error, kind)
+
+    def _attempt(
+        self, operation: BatchOperation, items: Sequence[WorkItem]
+    ) -> tuple[Sequence[Any], BaseException | None]:
+        """Run a batch. Returns its results, or the error, whose frames hold nothing any more."""
+        failure: BaseException
+        try:
+            results = operation.run([item.input for item in items])
+            if len(results) != len(items):
+                raise RuntimeError(f"{type(operation).__name__} gave {len(results)} results for {len(items)} inputs")
+        except BaseException as error:
+            failure = error
+        else:
+            return results, None
+        # Outside of the handler, so that neither the interpreter nor a frame holds the tensors of the failed batch.
+        clear_frames(failure)
+        # Without this method's own frame, which holds the error.
+        return (), failure.with_traceback(failure.__traceback__ and failure.__traceback__.tb_next)
+
+    def _kind(self, error: BaseException) -> ErrorKind:
+        """What an error means. The device itself is asked, because an error may only follow from an earlier one."""
+        kind = kind_of(error)
+        if kind != "sticky":
+            try:
+                self._probe()
+            except Exception as own:
+                if kind_of(own) == "sticky":
+                    error.__cause__ = own
+                    return "sticky"
+        return kind
+
+    def _finish(self, operation: BatchOperation, item: WorkItem, result: Any) -> None:
+        if isinstance(result, Again):
+            item.operation, item.input = result.operation or operation, result.input
+            self._put_back(item, result.done)
+        else:
+            item.settle(result)
+
+    def _recover(
+        self, operation: BatchOperation, items: Sequence[WorkItem], error: BaseException, kind: ErrorKind
+    ) -> None:
+        if kind == "sticky":
+            for item in items:
+                item.fail(self._fault.report(error))
+        elif kind == "memory" and len(items) > 1:
+            limit = self.limits.lower(operation, len(items))
+            log.warning("batches of %s now have at most %d items", type(operation).__name__, limit)
+            self.run(operation, items)
+        elif kind == "memory":
+            self._recover_alone(operation, items[0], error)
+        elif len(items) > 1 and isinstance(error, Exception):
+            # One input may be at fault: run each item alone, so that only that item fails.
+            for item in items:
+                self.run(operation, [item])
+        else:
+            for item in items:
+                item.fail(error)
+
+    def _recover_alone(self, operation: BatchOperation, item: WorkItem, error: BaseException) -> None:
+        """Retry an item that does not fit into memory: first after freeing memory, then without parallel batches."""
+        kind: ErrorKind = "memory"
+        if self._on_out_of_memory():
+            release_cached_memory()
+            results, second = self._attempt(operation, [item])
+            if second is None:
+                self._finish(operation, item, results[0])
+                return
+            error, kind = second, self._kind(second)
+        if kind != "memory":
+            self._recover(operation, [item], error, kind)
+        elif self._lanes > 1 and not item.alone:
+            item.alone = True
+            self._put_back(item, 0.0)
+        else:
+            name, text = type(operation).__name__, first_line(error)
+            failure = OutOfMemory(f"one work item of {name} does not fit into memory: {text}")
+            failure.__cause__ = error
+            item.fail(failure)
