@@ -39,7 +39,7 @@ from measuring.floor import (
     wav2vec2_floor,
     whisper_floor,
 )
-from measuring.machine import Machine, machine, usage_of
+from measuring.machine import Machine, exact_seconds, machine, usage_of
 from measuring.options import arguments, models_dir
 from measuring.report import Comparison, Pair, Report, table
 from measuring.sampling import Sample, median, sample, take_turns
@@ -63,6 +63,7 @@ __all__ = [
     "ceilings",
     "clip",
     "diarization_floor",
+    "exact_seconds",
     "heard",
     "machine",
     "measured_ceilings",

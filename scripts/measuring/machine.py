@@ -78,6 +78,14 @@ def own_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
+def exact_seconds(pid: int) -> float:
+    """CPU-seconds of a running process so far, without its children, to the nanosecond. Linux only; 0 elsewhere."""
+    if sys.platform != "linux":
+        return 0.0
+    # The kernel's number of the clock that clock_getcpuclockid(3) returns.
+    return time.clock_gettime((~pid << 3) | 2)
+
+
 def usage_of(pids: Iterable[int]) -> tuple[float, float]:
     """The resource use of running processes and all their descendants.
 
