@@ -86,7 +86,9 @@ PARTS = {
 # Scripts with a file of tests of their own.
 TESTED = {
     "bench_cluster.py": "cluster/test_scripts.py",
+    "bench_front.py": "cluster/test_scripts.py",
     "chaos_cluster.py": "cluster/test_scripts.py",
+    "compare_cluster.py": "cluster/test_equality.py",
     "fuzz_decoder.py": "test_fuzz_decoder.py",
     "gpu_acceptance.py": "test_gpu_acceptance.py",
     "try_clients.py": "test_try_clients.py",
