@@ -200,7 +200,7 @@ class SlowSource:
         self.waited: list[bool] = []
         monkeypatch.setattr("whisper_api.engine.models.store.fetch_from", self.fetch)
 
-    def fetch(self, source: str, entry: Any, into: Path, token: str | None, watch: Any) -> Any:
+    def fetch(self, source: str, entry: Any, into: Path, token: str | None, watch: Any, share: Any) -> Any:
         self.asked.set()
         if not self.waited:
             # Wait until the stage is stopped or the text is complete.

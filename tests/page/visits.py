@@ -56,6 +56,8 @@ class Visit:
             is_mobile=touch,
             has_touch=touch,
             accept_downloads=True,
+            # The tests make the certificate of a proxy themselves.
+            ignore_https_errors=True,
         )
         self.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
         if key:

@@ -110,6 +110,9 @@ class KeyTable(Tables):
 
     def known_key(self, key_id: str) -> KeySecrets | None:
         """As :meth:`key_secrets`, but without a read of the disk: None when the key must be read again."""
+        with self._keys_lock:
+            if key_id not in self._keys_read:
+                return None
         return self._known_key(key_id, self.database.changes())
 
     def _known_key(self, key_id: str, changes: int) -> KeySecrets | None:

@@ -171,30 +171,29 @@ def name_speakers(
 def _similarities(
     ctx: JobContext, voices: Mapping[str, SpeakerVoice], known: Mapping[str, VoiceEmbedding], model: VoiceModel
 ) -> tuple[Floats, Floats]:
-    """The similarity of each speaker and each known voice, in the same band, and the threshold for each of them.
+    """The similarity of each speaker and each known voice, and the threshold for each of them.
+
+    Where only one of the two is heard over a telephone, both are compared in its band. Two voices over telephones are
+    compared whole: what a telephone leaves has more in common, and so has what is cut out of it again.
 
     Returns:
         Two arrays of shape (speakers, known voices).
     """
     similarity = np.zeros((len(voices), len(known)), np.float32)
     thresholds = np.full(similarity.shape, model.same_person, np.float32)
-    threshold = model.same_person_telephone
     for row, voice in enumerate(voices.values()):
-        compared = [
-            threshold is not None
-            and voice.speech is not None
-            and bool(reference.telephone_vector)
-            and (voice.telephone or reference.telephone)
-            for reference in known.values()
+        in_band = [
+            voice.telephone != reference.telephone and bool(reference.telephone_vector) for reference in known.values()
         ]
-        narrow = (
-            embedded(ctx, telephone_band(voice.speech), model) if voice.speech is not None and any(compared) else None
-        )
-        for column, (reference, in_band) in enumerate(zip(known.values(), compared, strict=True)):
+        narrow = None
+        if voice.speech is not None and model.same_person_telephone is not None and any(in_band):
+            narrow = embedded(ctx, telephone_band(voice.speech), model)
+        for column, reference in enumerate(known.values()):
             mine, theirs = voice.vector, reference.vector
-            if in_band and narrow is not None and threshold is not None:
+            if in_band[column] and narrow is not None:
                 mine, theirs = np.asarray(narrow.vector, np.float32), reference.telephone_vector
-                thresholds[row, column] = threshold
+            elif voice.telephone and reference.telephone and model.same_person_telephone is not None:
+                thresholds[row, column] = model.same_person_telephone
             similarity[row, column] = mine @ np.asarray(theirs, np.float32)
     return similarity, thresholds
 

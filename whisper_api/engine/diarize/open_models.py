@@ -47,7 +47,7 @@ class Voiceprint:
 # of other speech. Of different voices, none reached 0.42. Of one voice, 97 % reached 0.58. In the band of a telephone,
 # none of 112 pairs of different voices reached 0.53, so the threshold holds whichever voice is left out, and 6 of 8
 # voices reached 0.64 over each of two telephones; the other two had 1.4 and 2.2 s of speech.
-CAMPPLUS = Voiceprint("CAM++", "campplus", ClusteringOptions(), 0.58, 0.58)
+CAMPPLUS = Voiceprint("CAM++", "campplus", ClusteringOptions(), 0.58, 0.65)
 # Measured on meetings and a telephone call: 255 pairs of different people reached 0.41 at most; 27 pairs of one person
 # were at 0.33 to 0.78 with 2 s, and at 0.65 to 0.86 with 4 s or more.
 ECAPA = Voiceprint(
@@ -66,7 +66,7 @@ class VoiceModel:
         name: name in the catalogue.
         revision: of its files; None when it is not known.
         same_person: cosine similarity from which embeddings count as those of one person.
-        same_person_telephone: the same for voices over a telephone; None where they are not compared by themselves.
+        same_person_telephone: the same where both are heard over a telephone; None where that was not measured.
     """
 
     name: str
