@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """How often known voices are recognised, and unknown ones taken for them, in synthesised conversations.
 
-    scripts/eval_speakers.py [FOLDER] [--telephone] [--rounds N] [--only NAME ...] [--seconds N]
+    scripts/eval_speakers.py [FOLDER] [--telephone] [--shipped] [--rounds N] [--only NAME ...] [--seconds N]
 
 Each voice of FOLDER (as ``conversations.py`` reads it; without it, the two voices of pyannote.audio's sample call) is
 enrolled from up to 10 s of its first phrases, and speaks its other phrases in conversations. In turn one half of the
 voices is enrolled and then the other half, so that everybody is once unknown. ``--telephone`` also enrols the voices
 over a telephone. Prints, for several thresholds, the share of enrolled speakers who get no name or a wrong one, and the
-share of other speakers who get a name.
+share of other speakers who get a name. ``--shipped`` takes the thresholds that jobs have, which differ over telephones.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--telephone", action="store_true", help="enrol the voices over a telephone, too")
+    parser.add_argument("--shipped", action="store_true", help="the thresholds of jobs only")
     parser.add_argument("--rounds", type=int, default=1, help="conversations of each kind")
     names = [plan.name for plan in conversations.CONVERSATIONS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
@@ -60,9 +61,15 @@ def main() -> None:
                 for name, audio, rttm in list(conversations.write(others, Path(made))):
                     for way, embeddings in known.items():
                         kind = (way, "telephone" in name)
-                        found[kind] += _recognised(engine, audio, rttm, embeddings)
+                        found[kind] += _recognised(
+                            engine, audio, rttm, embeddings, None if arguments.shipped else LOWEST
+                        )
     for (way, telephone), outcomes in found.items():
-        _report(f"enrolled {way}, {'telephone calls' if telephone else 'other conversations'}", outcomes)
+        _report(
+            f"enrolled {way}, {'telephone calls' if telephone else 'other conversations'}",
+            outcomes,
+            (LOWEST,) if arguments.shipped else THRESHOLDS,
+        )
 
 
 def _chosen(arguments: argparse.Namespace, number: int) -> tuple[conversations.Conversation, ...]:
@@ -89,12 +96,12 @@ def _enrolled(engine: Engine, phrases: Sequence[Any], telephone: bool) -> VoiceE
 
 
 def _recognised(
-    engine: Engine, audio: Path, rttm: Path, known: Mapping[str, VoiceEmbedding]
+    engine: Engine, audio: Path, rttm: Path, known: Mapping[str, VoiceEmbedding], threshold: float | None
 ) -> list[tuple[float, str, str]]:
     """For each speaker with a name in one of the two rounds: score, name, and who it is. Unnamed ones have score 0."""
     lines = [line.split() for line in rttm.read_text(encoding="utf-8").splitlines()]
     truth = [Turn(float(line[3]), float(line[3]) + float(line[4]), line[7]) for line in lines]
-    options = TranscriptionOptions(task="diarize", identify=True, identify_threshold=LOWEST)
+    options = TranscriptionOptions(task="diarize", identify=True, identify_threshold=threshold)
     names = sorted(known)
     found = []
     for half in (names[::2], names[1::2]):
@@ -126,12 +133,12 @@ def _outcomes(transcript: Transcript, truth: Sequence[Turn], enrolled: Sequence[
     return found
 
 
-def _report(title: str, outcomes: Sequence[tuple[float, str, str]]) -> None:
+def _report(title: str, outcomes: Sequence[tuple[float, str, str]], thresholds: Sequence[float]) -> None:
     enrolled = [(score, name, person) for score, name, person in outcomes if person]
     unknown = [(score, name) for score, name, person in outcomes if not person]
     print(f"{title}: {len(enrolled)} enrolled speakers, {len(unknown)} others")
     print(f"{'threshold':>10} {'no name':>8} {'wrong':>6} {'named':>6}")
-    for threshold in THRESHOLDS:
+    for threshold in thresholds:
         missed = sum(score < threshold for score, _, _ in enrolled)
         wrong = sum(score >= threshold and name != person for score, name, person in enrolled)
         named = sum(score >= threshold for score, _ in unknown)

@@ -272,6 +272,13 @@ PROMISES = (
     ),
     Promise(
         r"docs/speakers",
+        r"a speaker is named from (\d\.\d+) on",
+        lambda: (CAMPPLUS.same_person_telephone or 0.0,),
+        ("test_known_voices_name_the_channels",),
+    ),
+    Promise(r"docs/speakers", r"Two\s+voices over", tests=("test_known_voices_name_the_channels",)),
+    Promise(
+        r"docs/speakers",
         r"within 1 minute|a person into two speakers|of the two\s+voices|and two\s+times|article 9",
         tests=(
             "test_a_deleted_or_changed_speaker_is_gone_from_the_disk",

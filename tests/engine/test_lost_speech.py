@@ -100,6 +100,7 @@ def decoded_again(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
     return stretches
 
 
+@pytest.mark.cpu("shortens the text of the decoder for a CPU")
 @pytest.mark.models
 def test_a_dense_window_whose_text_ends_early_gets_its_end(
     engine: Engine, call: NDArray[np.float32], decoded_again: list[Span], monkeypatch: pytest.MonkeyPatch

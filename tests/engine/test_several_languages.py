@@ -16,6 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 from whisper_api import Engine, Segment, TranscriptionOptions, render
+from whisper_api.engine.align import align as align_module
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.vad import Span
 from whisper_api.engine.whisper.detection import LanguageDetector
@@ -164,6 +165,28 @@ def test_each_language_has_the_word_times_that_it_can_have(aligning: Engine, twi
     assert times == sorted(times)
     shown = [segment for _, each in sorted(partial.items()) for segment in each.segments]
     assert [replace(segment, id=0) for segment in shown] == [replace(each, id=0) for each in transcript.segments]
+
+
+@pytest.mark.usefixtures("german_second_half")
+def test_lost_speech_has_the_word_times_of_its_language(
+    aligning: Engine, twice: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each half is said to have lost a sentence; only English has an alignment model."""
+    aligned: list[str] = []
+    real = align_module.align
+
+    def align(ctx: Any, audio: Floats, segments: Any, language: str, *more: Any) -> Any:
+        aligned.append(language)
+        return real(ctx, audio, segments, language, *more)
+
+    halves = [((1.0, 4.0), (0.0, SPEECH_SECONDS)), ((BORDER + 1.0, BORDER + 4.0), (BORDER, 2 * BORDER))]
+    monkeypatch.setattr(align_module, "align", align)
+    monkeypatch.setattr("whisper_api.engine.voicing.Voicing.lost", lambda *given: halves)
+    # Random weights put words anywhere, which attention would otherwise have to confirm.
+    monkeypatch.setattr("whisper_api.engine.lost_speech._confirmed", lambda text, voicing, language, lost: lost)
+    transcript = aligning.transcribe(twice, MULTI)
+    assert aligned == ["en", "en"]
+    assert not any("not decoded again" in warning for warning in transcript.warnings)
 
 
 @pytest.mark.usefixtures("german_second_half")

@@ -52,7 +52,7 @@ def decode_lost_speech(text: Text) -> None:
     lost: list[Interval] = []
     found: list[Segment] = []
     for language, stretches in by_language.items():
-        if text.word_times == "ctc":
+        if language in text.aligned:
             stretches = _confirmed(text, voicing, language, stretches)
         if stretches:
             pieces = [Span(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)) for start, end in stretches]
@@ -82,7 +82,7 @@ def _timed(text: Text, language: str, segments: Sequence[Segment]) -> Sequence[S
     """New segments as sentences, with word times of the same source as the others."""
     from whisper_api.engine.align.align import align
 
-    if text.word_times == "ctc":
+    if language in text.aligned:
         return align(text.recognizer.ctx, text.heard.audio, segments, language).segments
     return split_sentences(segments, language)
 

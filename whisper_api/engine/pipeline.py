@@ -296,6 +296,7 @@ class TranscriptionRun:
             self._decode(text, text.languages, windows=windows)
         else:
             text.word_times, text.alignment_model = "ctc", ", ".join(names)
+            text.aligned = frozenset(languages)
 
     def _align_language(self, text: Text, language: str, ahead: EmissionsAhead | None) -> str:
         """Take the word times of one language. Returns the name of the alignment model."""

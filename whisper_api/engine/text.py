@@ -34,6 +34,7 @@ class Text:
         languages: all spoken languages.
         windows: the segments of each window that has text, in order.
         word_times: where the word times come from.
+        aligned: the languages whose word times come from an alignment model; those of the others are Whisper's.
         alignment_model: names of the alignment models that gave word times.
     """
 
@@ -44,6 +45,7 @@ class Text:
     languages: Sequence[str] = ()
     windows: list[Sequence[Segment]] = field(default_factory=list)
     word_times: WordTimes = "none"
+    aligned: frozenset[str] = frozenset()
     alignment_model: str | None = None
 
     @property

@@ -75,6 +75,7 @@ def as_before(aligning: Engine, clip: Floats) -> Transcript:
         return aligning.transcribe(clip, WANTED)
 
 
+@pytest.mark.cpu("a GPU has no idle cores")
 @pytest.mark.models
 def test_a_clip_is_heard_once_and_its_words_are_the_same(
     aligning: Engine, clip: Floats, as_before: Transcript, heard: list[EmissionInput]
@@ -88,6 +89,7 @@ def test_a_clip_is_heard_once_and_its_words_are_the_same(
     assert found.words
 
 
+@pytest.mark.cpu("a GPU has no idle cores")
 @pytest.mark.models
 def test_the_model_does_not_wait_for_the_text(aligning: Engine, clip: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
@@ -125,6 +127,7 @@ def test_without_an_idle_lane_the_model_waits_for_the_text(
     assert all(item.columns is not None for item in heard)
 
 
+@pytest.mark.cpu("a GPU has no idle cores")
 @pytest.mark.models
 def test_a_failure_ahead_costs_nothing(
     aligning: Engine, clip: Floats, as_before: Transcript, monkeypatch: pytest.MonkeyPatch
@@ -143,6 +146,7 @@ def test_a_failure_ahead_costs_nothing(
     assert (found.segments, found.warnings) == (as_before.segments, as_before.warnings)
 
 
+@pytest.mark.cpu("a GPU has no idle cores")
 @pytest.mark.parametrize(
     ("lanes", "windows", "ahead"),
     [(1, 1, 0), (2, 0, 0), (2, 1, 1), (2, 2, 0), (4, 1, 1), (4, 2, 2), (4, 3, 1), (4, 9, 0)],

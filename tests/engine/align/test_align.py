@@ -431,6 +431,7 @@ def test_half_precision_changes_probabilities_a_little(
         np.testing.assert_allclose(np.exp(other), np.exp(one), atol=0.05)
 
 
+@pytest.mark.cpu("sets the precision of its device itself")
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("name", ["bundle", "dutch", "portuguese"])
 def test_a_batch_whose_numbers_exceed_half_precision_is_computed_in_float32(

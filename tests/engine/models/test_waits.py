@@ -140,6 +140,7 @@ def graphs_lock(tmp_path: Path) -> Path:
     return tmp_path / "models" / "whisper" / "base" / ".onnx-int8.lock"
 
 
+@pytest.mark.cpu("a GPU needs no graphs")
 @pytest.mark.models
 def test_a_job_that_waits_for_graphs_that_another_process_makes_can_be_canceled(
     models_dir: Path, base_model_dir: Path, sample_call: Path, graphs_lock: Path, tmp_path: Path
@@ -156,6 +157,7 @@ def test_a_job_that_waits_for_graphs_that_another_process_makes_can_be_canceled(
         until(lambda: not loading(), "the load has ended")
 
 
+@pytest.mark.cpu("a GPU needs no graphs")
 @pytest.mark.models
 def test_closing_an_engine_ends_jobs_and_preloads_that_wait(
     models_dir: Path, base_model_dir: Path, sample_call: Path, graphs_lock: Path, tmp_path: Path
@@ -172,6 +174,7 @@ def test_closing_an_engine_ends_jobs_and_preloads_that_wait(
                 each.result(DEADLINE)
 
 
+@pytest.mark.cpu("a GPU needs no graphs")
 @pytest.mark.parametrize("what", ["transcribe", "preload", "rest"])
 def test_closing_an_engine_ends_a_wait_for_the_lock_of_a_download(
     what: str, environment: pytest.MonkeyPatch, sample_call: Path, tmp_path: Path

@@ -123,6 +123,7 @@ def whisper_with(directory: Path, free: int | None) -> Ct2Whisper:
     )
 
 
+@pytest.mark.cpu("sets the memory of its device itself")
 @pytest.mark.models
 def test_the_batches_of_a_model_fit_the_memory_that_is_left(tiny_en_model_dir: Path) -> None:
     small = whisper_with(tiny_en_model_dir, 500 << 20)

@@ -65,6 +65,7 @@ def worker() -> Iterator[GpuWorker]:
     worker.close()
 
 
+@pytest.mark.cpu("a pretended GPU tries one size")
 def test_it_is_that_of_long_windows_on_all_lanes_at_once(worker: GpuWorker) -> None:
     gpu = FakeGpu()
     whisper: Any = FakeWhisper(gpu)
@@ -76,6 +77,7 @@ def test_it_is_that_of_long_windows_on_all_lanes_at_once(worker: GpuWorker) -> N
     assert whisper.end_of_text in settings.suppress
 
 
+@pytest.mark.cpu("a pretended GPU tries one size")
 def test_it_ends_where_the_lanes_together_fill_the_memory(worker: GpuWorker) -> None:
     gpu = FakeGpu(capacity=20)
     whisper: Any = FakeWhisper(gpu)
@@ -83,6 +85,7 @@ def test_it_ends_where_the_lanes_together_fill_the_memory(worker: GpuWorker) -> 
     assert measure_batch_size(whisper, worker, 1) == 8
 
 
+@pytest.mark.cpu("a pretended GPU tries one size")
 def test_sizes_that_cannot_fit_by_their_bytes_are_not_tried(worker: GpuWorker) -> None:
     gpu = FakeGpu()
     whisper: Any = FakeWhisper(gpu, rows=10)

@@ -135,6 +135,7 @@ def test_segments_of_a_real_transcript_have_their_own_tokens(transcript: Transcr
         assert all(-100 <= each.logprob <= 0 for each in segment.logprobs)
 
 
+@pytest.mark.cpu("on a GPU, a second pass gives the probabilities of tokens, in which none is suppressed")
 @pytest.mark.models
 def test_log_probabilities_are_those_of_the_decoding(transcript: Transcript) -> None:
     for _, group in itertools.groupby(transcript.segments, key=lambda segment: segment.seek):

@@ -47,6 +47,7 @@ def test_terms_that_nobody_says_change_nothing(engine: Engine, sample_call: Path
     assert transcribed(engine, sample_call, 6.4, 14.3, *OTHERS).text == plain.text
 
 
+@pytest.mark.cpu("keeps the encoder's output on a CPU only")
 @pytest.mark.models
 def test_a_window_without_similar_terms_is_decoded_once(
     engine: Engine, sample_call: Path, base_model_dir: Path, monkeypatch: pytest.MonkeyPatch
