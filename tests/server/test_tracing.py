@@ -11,14 +11,12 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor
-from opentelemetry.sdk.trace import export as sdk_export
 from spans import KeptSpans, attributes, context_of, span_id, trace_id
 
 from server.conftest import Start
@@ -483,35 +481,6 @@ def test_a_collector_that_does_not_answer_holds_up_the_stop_for_a_bounded_time(
     Spans(silent).close()
     assert not silent.until.is_set()
     silent.until.set()
-
-
-@pytest.mark.parametrize(
-    ("environment", "size"),
-    [
-        ({}, 64),
-        ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "200"}, None),
-        # The batch may not be larger than the queue.
-        ({"OTEL_BSP_MAX_QUEUE_SIZE": "10", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10"}, None),
-    ],
-)
-def test_batches_are_small_unless_the_environment_says_another_size(
-    environment: dict[str, str], size: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    sizes = list[int | None]()
-
-    class Noted(sdk_export.BatchSpanProcessor):
-        def __init__(self, exporter: Any, *, max_export_batch_size: int | None) -> None:
-            sizes.append(max_export_batch_size)
-            super().__init__(exporter, max_export_batch_size=max_export_batch_size)
-
-    monkeypatch.setattr(sdk_export, "BatchSpanProcessor", Noted)
-    tracing = start_tracing()
-    assert tracing.on
-    assert sizes == [size]
-    tracing.close()
 
 
 def test_the_resource_of_spans_equals_the_one_that_the_sdk_makes() -> None:

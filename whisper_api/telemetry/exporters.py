@@ -25,10 +25,6 @@ PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_
 # Protocol of OTLP to the name under which its exporter is registered; the first one is the default.
 PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 EXPORTER_OF_EXTRA = "otlp_proto_http"
-BATCH_VARIABLES = ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_MAX_QUEUE_SIZE")
-# Encoding a batch keeps the interpreter busy, and requests wait meanwhile: 64 spans take about 2 ms, and the default of
-# the SDK, 512, takes 20.
-BATCH_SPANS = 64
 # While the collector cannot be reached, these loggers repeat their lines with each batch.
 EXPORT_LOGGERS = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
 
@@ -76,8 +72,7 @@ def _traces_to(names: tuple[str, ...]) -> Tracing:
     exporters = [_exporter(name) for name in names]
     for logger in EXPORT_LOGGERS:
         logging.getLogger(logger).addFilter(Repeats(lines=3))
-    size = None if any(map(_value, BATCH_VARIABLES)) else BATCH_SPANS
-    return Spans(*(BatchSpanProcessor(each, max_export_batch_size=size) for each in exporters))
+    return Spans(*(BatchSpanProcessor(each) for each in exporters))
 
 
 def _exporter(name: str) -> Any:
