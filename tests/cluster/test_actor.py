@@ -60,7 +60,7 @@ KINDS = st.sampled_from([PROGRESS, PARTIAL])
 
 @given(st.lists(st.tuples(KINDS, st.booleans()), max_size=30), st.booleans())
 def test_messages_travel_in_groups_whole_and_in_order(events: list[tuple[str, bool]], pause: bool) -> None:
-    """A pause before a message ends a group, except that of the last message."""
+    """Only a pause before a message ends a group."""
     messages: list[Message] = [(kind, str(number).encode()) for number, (kind, _) in enumerate(events)]
     messages.append((DONE, b"end"))
     pauses = iter([*(late for _, late in events), pause])
@@ -79,3 +79,4 @@ def test_messages_travel_in_groups_whole_and_in_order(events: list[tuple[str, bo
     groups = list(together(get, 0.1))
     assert [message for group in groups for message in group] == messages
     assert all(groups)
+    assert len(groups) <= 1 + pause + sum(late for _, late in events)

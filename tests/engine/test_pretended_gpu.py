@@ -185,7 +185,7 @@ def test_each_sample_of_a_recording_goes_to_the_device_once(
     options = TranscriptionOptions(language="en", align=True, diarize=True, beam_size=1)
     assert engine.transcribe(clip, options).speakers
     assert [len(samples) for samples in recordings] == [len(clip)]
-    # What is sent apart is padded with silence behind the end of the recording.
+    # Windows that reach beyond the end of the recording are padded with silence, and are sent by themselves.
     assert all(not samples[-RATE // 10 :].any() for samples in pieces)
     assert sum(map(len, pieces)) < len(clip) + 40 * RATE
 

@@ -1,4 +1,4 @@
-"""Who hears of the downloads of models: the jobs that wait for them, and the status page."""
+"""Reports downloads of models to the jobs that wait for a model, and to the status page."""
 
 from __future__ import annotations
 

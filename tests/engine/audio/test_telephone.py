@@ -24,5 +24,5 @@ def test_a_telephone_is_known_by_what_it_lacks(sample_call: Path) -> None:
     assert is_over_telephone(telephone_band(voice))
     assert not is_over_telephone(voice[:100])
     assert len(telephone_band(voice[:0])) == 0
-    # What is in the band stays, and nothing else.
+    # Only the frequencies in the band stay.
     np.testing.assert_allclose(telephone_band(telephone_band(voice)), telephone_band(voice), atol=1e-5)

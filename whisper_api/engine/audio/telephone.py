@@ -1,7 +1,8 @@
 """The band of a telephone: whether a voice was heard in it, and what another recording of the voice has in it.
 
 A telephone takes a voice's sound above 4 kHz away. Embeddings of one voice with and without it differ as much as those
-of two people, so both sides of a comparison are brought into the same band. Different telephones then hardly matter.
+of two people. So where only one of two recordings was made over a telephone, both are compared in the band. Different
+telephones then hardly matter.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SHARPEST, MOST_ABOVE = 99, -25.0
 
 
 def telephone_band(audio: Samples) -> Samples:
-    """What is left of a recording in the band of a telephone.
+    """Remove the frequencies of a recording that a telephone does not transmit.
 
     Nothing else of a telephone is imitated: with the noise of mu-law, all voices have more in common.
 
