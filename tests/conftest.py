@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib.util
 import io
@@ -35,8 +36,10 @@ REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 
+# Temporary files of a run are in memory, in a folder of its own with this name in front, where so many bytes are free.
 IN_MEMORY = Path("/dev/shm")
-ROOM_IN_MEMORY = 4 << 30
+ROOM_IN_MEMORY = 12 << 30
+RUN = "whisper-api-tests-"
 # Folders whose tests run one after the other in one process, since they share a browser or a cluster, which would start
 # again for each file otherwise.
 SHARED = ("tests/cluster", "tests/page")
@@ -82,9 +85,44 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free >= ROOM_IN_MEMORY:
-        os.environ["TMPDIR"] = str(IN_MEMORY)
-        tempfile.tempdir = None
+    if "TMPDIR" not in os.environ and IN_MEMORY.is_dir():
+        remove_ended_runs(IN_MEMORY)
+        if free_memory(IN_MEMORY) >= ROOM_IN_MEMORY:
+            os.environ["TMPDIR"] = tempfile.tempdir = folder_of_run(IN_MEMORY)
+
+
+def free_memory(folder: Path) -> int:
+    """How many bytes may be written to a file system in memory: its own limit may be all memory that there is."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    return min(shutil.disk_usage(folder).free, available)
+
+
+def folder_of_run(parent: Path) -> str:
+    """Make the folder of this run, which this process locks until it ends, however it ends."""
+    folder = tempfile.mkdtemp(prefix=RUN, dir=parent)
+    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
+    return folder
+
+
+def remove_ended_runs(parent: Path) -> None:
+    """Remove what runs left in memory that have ended: those that were killed, and those whose failures were kept."""
+    for folder in parent.glob(f"{RUN}*"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remove the folder of this run unless a test failed: what the test wrote stays to be read until the next run."""
+    folder = Path(tempfile.gettempdir())
+    if not hasattr(session.config, "workerinput") and folder.name.startswith(RUN) and exitstatus == 0:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
