@@ -30,6 +30,7 @@ from whisper_api.reading import docx, markdown
 from whisper_api.schema import HALLUCINATION, RenderOptions, Segment, Transcript, Turn, Word
 from whisper_api.speaker_turns import rttm, turn_lines, turn_segments
 from whisper_api.subtitles import Cue, ass, cues_json, speaker_label, srt, subtitles, vtt
+from whisper_api.subtitles.rules import rules_of
 from whisper_api.time_order import in_order
 
 __all__ = [
@@ -206,6 +207,8 @@ def option_warnings(options: RenderOptions, format: str) -> tuple[str, ...]:
     warnings = []
     if options.max_line_count is not None and options.max_line_width is None and options.subtitle_preset is None:
         warnings.append("max_line_count has no effect without max_line_width")
+    if options.speakers == "dash" and has_subtitles(format) and not rules_of(options, "").two_speakers:
+        warnings.append("speakers: dash has no effect without max_line_width and a max_line_count of 2 or more")
     if has_subtitles(format) and format not in TAGGED:
         if options.karaoke:
             warnings.append(f"karaoke: {format} has no times inside a subtitle; {' and '.join(TAGGED)} have")

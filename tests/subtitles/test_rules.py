@@ -83,7 +83,7 @@ layouts = st.builds(
 
 
 def named(warnings: tuple[str, ...]) -> set[str]:
-    return {warning.partition(":")[0] for warning in warnings} - {"line breaks"}
+    return {warning.partition(":")[0] for warning in warnings} - {"line breaks", "speakers"}
 
 
 @settings(max_examples=60, deadline=None)
@@ -179,6 +179,20 @@ def laid_out(text: str, seconds: float = 0.3, language: str = "en", **options: A
          ["Hanno visto tutti insieme\nla grande macchina della famiglia."]),
         ("es", "Ayer compramos cuatro botellas para la fiesta de mi hermana.",
          ["Ayer compramos cuatro botellas\npara la fiesta de mi hermana."]),
+        # A full stop in the middle of a sentence ends nothing.
+        ("en", "He has been trying to get the U.S. government to accept it.",
+         ["He has been trying to get\nthe U.S. government to accept it."]),
+        ("en", "Every day at nine they met Prof. J. R. R. Tolkien there.",
+         ["Every day at nine they met\nProf. J. R. R. Tolkien there."]),
+        ("en", "You will find all of that explained in Fig. 7 of the book.",
+         ["You will find all of that explained\nin Fig. 7 of the book."]),
+        ("fr", "Il faudrait appeler quelqu'un de sérieux, p. ex. le voisin.",
+         ["Il faudrait appeler quelqu'un de sérieux,\np. ex. le voisin."]),
+        ("de", "Sie haben sich zum letzten Mal am 3. Oktober dort gesehen.",
+         ["Sie haben sich zum letzten Mal\nam 3. Oktober dort gesehen."]),
+        # A question in quotes does not end the sentence around it.
+        ("en", "\"Is that really what you want?\" said the old man by the door.",
+         ["\"Is that really what you want?\"\nsaid the old man by the door."]),
         # The last line has more than one word, and a text that fits has one line.
         ("en", "Several quick brown foxes suddenly jumped yesterday.",
          ["Several quick brown foxes\nsuddenly jumped yesterday."]),
@@ -187,6 +201,50 @@ def laid_out(text: str, seconds: float = 0.3, language: str = "en", **options: A
 )  # fmt: skip
 def test_lines_end_where_a_reader_pauses(language: str, text: str, expected: list[str]) -> None:
     assert laid_out(text, language=language, subtitle_preset="netflix") == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.text("abcdé", min_size=1, max_size=12), st.sampled_from(("", " !", " ?", " »", " ! »", " ;")))
+    ),
+    st.sampled_from((RenderOptions(subtitle_preset="netflix"), RenderOptions(max_line_width=16, max_line_count=3))),
+    st.floats(0.02, 3.0),
+)
+def test_no_line_begins_with_a_mark_that_french_sets_apart(
+    given: list[tuple[str, str]], options: RenderOptions, seconds: float
+) -> None:
+    text = " ".join(f"« {word}{mark}" if mark.endswith("»") else word + mark for word, mark in given) or "a"
+    for shown in laid_out(text, seconds, "fr", **msgspec.structs.asdict(options)):
+        for line in shown.split("\n"):
+            assert line[0] not in "!?;»"
+            assert line[-1] != "«"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_subtitle_ends_one_word_before_its_sentence(preset: Any) -> None:
+    for length in range(2, 30):
+        text = " ".join(["Word", *["word"] * (length - 2), "end."])
+        found = laid_out(f"{text} Yet another sentence follows it.", 0.25, subtitle_preset=preset)
+        assert not {"end.", "Word"} & {piece for shown in found for piece in shown.split("\n")}
+
+
+def test_a_japanese_prefix_stays_with_its_noun() -> None:
+    text = "これは先生が違う系に関するご質問いただいております"
+    words = tuple(Word(word=c, start=n * 0.2, end=(n + 1) * 0.2) for n, c in enumerate(text))
+    given = transcript(Segment(id=0, start=0.0, end=6.0, text=text, words=words), language="ja")
+    lines = "\n".join(
+        shown for _, _, shown in cues(rendered(given, "srt", RenderOptions(subtitle_preset="netflix")).text)
+    )
+    assert "ご質問" in lines
+
+
+@pytest.mark.parametrize("options", [{}, {"max_line_width": 20}, {"max_line_width": 20, "max_line_count": 1}])
+def test_dashes_without_room_for_two_speakers_are_named(options: dict[str, Any]) -> None:
+    given = transcript(spoken("Really?", ["Really?"], 0.0, "Ada"), spoken("Yes.", ["Yes."], 0.5, "Bo"))
+    text, warnings = rendered(given, "srt", RenderOptions(speakers="dash", **options))
+    assert "-R" not in text
+    assert warnings == ("speakers: dash has no effect without max_line_width and a max_line_count of 2 or more",)
 
 
 def test_two_speakers_share_a_subtitle_with_dashes() -> None:

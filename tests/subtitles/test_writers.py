@@ -35,6 +35,32 @@ def test_voices_of_webvtt_are_spans_and_special_characters_are_escaped() -> None
     assert warnings == ()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [RenderOptions(subtitle_preset="netflix"), RenderOptions(highlight_words=True), RenderOptions(max_line_width=30)],
+)
+def test_a_word_is_no_tag_of_webvtt(options: RenderOptions) -> None:
+    text = rendered(dialogue(), "vtt", options).text
+    bare = re.sub("</?u>", "", text)
+    assert "&lt;b &amp; c?" in bare
+    assert "<" not in bare
+
+
+def test_a_name_is_one_line_in_every_format() -> None:
+    given = transcript(spoken("Yes.", ["Yes."], 0.0, "Ada\n\nLovelace"))
+    for format in ("srt", "vtt", "ass", "txt", "md"):
+        text = rendered(given, format, RenderOptions(subtitle_preset="default", speakers="label")).text
+        assert re.search("Ada( |\\\\ )Lovelace", text), text
+
+
+@pytest.mark.parametrize("format", ["srt", "vtt"])
+def test_words_make_no_arrow(format: str) -> None:
+    given = transcript(spoken("a --> b -- > c --> d", ["a", "-->", "b", "--", ">", "c", "--", "> d"], 0.0, None))
+    glued = msgspec.structs.replace(given.segments[0], text="a-->b-->c-->d")
+    shown = rendered(transcript(glued, language="zh"), format, RenderOptions(subtitle_preset="default")).text
+    assert shown.count("-->") == shown.count(" --> ") == shown.count("\n00:")
+
+
 def test_karaoke_of_webvtt_times_each_word_but_the_first() -> None:
     text = rendered(dialogue(), "vtt", RenderOptions(karaoke=True, speakers="none", max_line_width=7)).text
     assert text.split("\n\n")[1] == (

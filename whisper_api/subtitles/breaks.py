@@ -7,6 +7,7 @@ word, and the words of a name together.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
@@ -28,7 +29,9 @@ CUT_NAME = 400
 
 SENTENCE_MARKS = frozenset(".!?…。！？؟।")
 CLAUSE_MARKS = frozenset(",;:–—、，；：،؛")
-QUOTES_AND_BRACKETS = "\"'”\u2019»)]}」』）"
+QUOTES_AND_BRACKETS = "\"'”\u2019»)]}」』） "
+BEGINS_LINE = frozenset("-–—«♪♫")
+OPENING_MARKS = "\"'«“‘„([¿¡ "
 
 
 def _words(text: str) -> frozenset[str]:
@@ -36,6 +39,11 @@ def _words(text: str) -> frozenset[str]:
 
 
 TITLES = _words("mr mrs ms dr prof st mme mlle m me hr fr herr frau sr sra srta sig dott monsieur madame señor señora")
+BEFORE_NUMBER = _words("abb art cap ch chap fig no nr núm p pag pp pág vol")  # abbreviations
+# Languages that write ordinal numbers with a full stop.
+ORDINAL_STOP = _words("cs da de et fi fo hr hu is lb lv nn no pl sk sl sr tr")
+# "J.", "U.S.", "a.m.", "z.B."
+INITIALS = re.compile(r"(?:[^\W\d_]\.)+")
 
 # Articles, prepositions and possessives, which stay with the next word.
 LEADING: dict[str, frozenset[str]] = {
@@ -80,13 +88,15 @@ def break_costs(cells: Sequence[Cell], language: str) -> list[int]:
     conjunctions = CONJUNCTIONS.get(language, frozenset())
     costs = [SENTENCE]
     begins_sentence = True
-    for before, after in pairwise(cells):
+    for index, (before, after) in enumerate(pairwise(cells), start=1):
         if before.speaker != after.speaker:
             costs.append(SENTENCE)
         elif not (after.space or before.segment != after.segment):
-            costs.append(_spaceless_cost(before, after))
+            following = cells[index + 1] if index + 1 < len(cells) else None
+            costs.append(_spaceless_cost(before, after, following, language))
         else:
-            costs.append(_spaced_cost(before.text, after.text, begins_sentence, leading, conjunctions))
+            ordinals = language in ORDINAL_STOP
+            costs.append(_spaced_cost(before.text, after.text, begins_sentence, leading, conjunctions, ordinals))
         if before.segment != after.segment:
             # Whisper ended a sentence here, with or without a mark.
             costs[-1] = min(costs[-1], CLAUSE)
@@ -95,7 +105,12 @@ def break_costs(cells: Sequence[Cell], language: str) -> list[int]:
 
 
 def _spaced_cost(
-    before: str, after: str, begins_sentence: bool, leading: frozenset[str], conjunctions: frozenset[str]
+    before: str,
+    after: str,
+    begins_sentence: bool,
+    leading: frozenset[str],
+    conjunctions: frozenset[str],
+    ordinals: bool,
 ) -> int:
     """The cost of a break at a space.
 
@@ -105,19 +120,21 @@ def _spaced_cost(
         begins_sentence: whether ``before`` is the first word of its sentence.
         leading: articles and prepositions of the language.
         conjunctions: conjunctions of the language.
+        ordinals: whether the language writes ordinal numbers with a full stop.
     """
-    bare = before.rstrip(QUOTES_AND_BRACKETS)
-    last = bare[-1:]
-    word = bare.rstrip(".").lower().lstrip("\"'«“([")
-    if last == "." and word in TITLES:
-        return CUT_NAME
-    if last in SENTENCE_MARKS:
-        return SENTENCE
-    if last in CLAUSE_MARKS or bare in ("-", "–", "—"):
-        return CLAUSE
     if _is_mark(after):
         return CUT_NAME
-    follower = after.lstrip("\"'«“([")
+    bare = before.rstrip(QUOTES_AND_BRACKETS)
+    last = bare[-1:]
+    word = bare.rstrip(".").lower().lstrip(OPENING_MARKS)
+    follower = after.lstrip(OPENING_MARKS)
+    if last == "." and _abbreviates(word, bare, follower, ordinals):
+        return CUT_NAME
+    initials = INITIALS.fullmatch(bare.lstrip(OPENING_MARKS))
+    if last in SENTENCE_MARKS and not initials and not follower[:1].islower():
+        return SENTENCE
+    if (last in SENTENCE_MARKS and last != ".") or last in CLAUSE_MARKS or bare in ("-", "–", "—"):
+        return CLAUSE
     lower = follower.rstrip(",.;:!?…").lower()
     if last.isdigit() and lower not in conjunctions:
         return CUT_NAME
@@ -136,13 +153,35 @@ def _spaced_cost(
     return INSIDE_PHRASE if word in conjunctions else ORDINARY
 
 
+def _abbreviates(word: str, bare: str, follower: str, ordinals: bool) -> bool:
+    """Whether a word that ends with a full stop belongs to the word after.
+
+    Args:
+        word: the word in small letters, without marks.
+        bare: the word with its full stop.
+        follower: the word after, without the marks that open it.
+        ordinals: as in :func:`_spaced_cost`.
+    """
+    if follower[:1].isdigit():
+        return word in BEFORE_NUMBER
+    # The parts of "p. ex.", "z. B." and "J. R. R. Tolkien".
+    return word in TITLES or (len(word) == 1 and word.isalpha()) or (ordinals and word.isdigit() and len(bare) <= 3)
+
+
 def _is_mark(text: str) -> bool:
     """Whether a text has only punctuation or symbols, as a unit or the mark that French sets apart."""
-    return all(unicodedata.category(character)[0] in "PS" for character in text) and text not in ("-", "–", "—", "«")
+    return all(unicodedata.category(character)[0] in "PS" for character in text) and text not in BEGINS_LINE
 
 
-def _spaceless_cost(before: Cell, after: Cell) -> int:
-    """The cost of a break where the script has no space."""
+def _spaceless_cost(before: Cell, after: Cell, following: Cell | None, language: str) -> int:
+    """The cost of a break between two cells where the script has no space.
+
+    Args:
+        before: the cell before the break.
+        after: the cell after the break.
+        following: the cell after ``after``; None at the end of the text.
+        language: code of the text's language.
+    """
     last, first = before.text[-1], after.text[0]
     bare = before.text.rstrip(QUOTES_AND_BRACKETS)[-1:]
     if bare in SENTENCE_MARKS:
@@ -161,8 +200,12 @@ def _spaceless_cost(before: Cell, after: Cell) -> int:
     if kinds[0] == "HIRAGANA" and kinds[1] != "HIRAGANA":
         return INSIDE_WORD if last in "おご" else BEFORE_PREPOSITION
     if kinds[1] == "HIRAGANA":
-        return INSIDE_WORD
-    return INSIDE_PHRASE if kinds[0] == kinds[1] else ORDINARY
+        prefix = first in "おご" and following is not None and _script(following.text[0]) == "CJK"
+        return BEFORE_PREPOSITION if prefix else INSIDE_WORD
+    if kinds[0] != kinds[1]:
+        return ORDINARY
+    # Particles separate the words of Japanese, so characters of Chinese in a row are mostly one word.
+    return INSIDE_WORD if language == "ja" else INSIDE_PHRASE
 
 
 def _script(character: str) -> str:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +26,8 @@ CLOSING = frozenset(",.!?:;%)]}'\"、。，．！？：；・…‥ーゝゞヽ�
 OPENING = frozenset("([{“‘")
 # Scripts without spaces whose lines break only between words.
 BETWEEN_WORDS = ("KHMER", "LAO", "MYANMAR", "THAI", "TIBETAN")
+# Marks in a row that stay with their word, although spaces precede them.
+MOST_MARKS = 2
 INVISIBLE = frozenset(("Mn", "Me", "Cf", "Cc"))
 
 
@@ -37,6 +39,7 @@ class Part(NamedTuple):
         text: the printed characters.
         start, end: seconds; parts do not overlap, and each lasts at least a millisecond.
         source: the word in the segments.
+        space: whether a space precedes the part inside its cell.
     """
 
     word: int
@@ -44,6 +47,7 @@ class Part(NamedTuple):
     start: float
     end: float
     source: Source
+    space: bool = False
 
 
 class Cell(NamedTuple):
@@ -157,10 +161,25 @@ def _tokens(segments: Sequence[Segment], language: str, wordless: Set[int]) -> I
                 last = text
 
 
+def _only(text: str, kind: Callable[[str], bool]) -> bool:
+    return all(map(kind, text))
+
+
+def _closes(character: str) -> bool:
+    """Whether a character, as a word of its own, belongs to the word before; straight quotes may belong to either."""
+    return (character in CLOSING and character not in "'\"") or unicodedata.category(character) in ("Pe", "Pf")
+
+
+def _opens(character: str) -> bool:
+    """Whether a character, as a word of its own, belongs to the word after."""
+    return character in OPENING or unicodedata.category(character) in ("Ps", "Pi")
+
+
 def _cells(tokens: Sequence[_Token]) -> list[Cell]:
     # Number of the token, text, time, whether a new cell begins, and whether a space precedes.
     drafts: list[tuple[int, str, Span, bool, bool]] = []
     before: _Token | None = None
+    marks = 0
     for number, token in enumerate(tokens):
         start, end = token.span
         share = (end - start) / len(token.text)
@@ -169,6 +188,11 @@ def _cells(tokens: Sequence[_Token]) -> list[Cell]:
             first, place = start + share * place, place + len(text)
             glued = before is not None and index == 0 and not token.space and before.segment == token.segment
             glued = glued and not _may_break(drafts[-1][1][-1], text[0], between_words=True)
+            if index == 0 and before is not None and before.segment == token.segment and token.space:
+                # French sets its marks apart: "« Oui ! »".
+                marks = marks + 1 if _only(token.text, _closes) else 0
+                opened = _only(before.text, _opens) and not _only(token.text, _opens)
+                glued = opened or 0 < marks <= MOST_MARKS
             span = (first, end if place == len(token.text) else start + share * place)
             drafts.append((number, text, span, not glued, token.space and index == 0))
         before = token
@@ -177,11 +201,11 @@ def _cells(tokens: Sequence[_Token]) -> list[Cell]:
     cells: list[Cell] = []
     for (number, text, _, begins, space), (start, end) in zip(drafts, spans, strict=True):
         token = tokens[number]
-        part = Part(number, text, start, end, token.source)
+        part = Part(number, text, start, end, token.source, space and not begins)
         if begins:
             cells.append(Cell((part,), text, display_width(text), space, token.speaker, token.segment))
         else:
             last = cells[-1]
-            whole = last.text + text
+            whole = f"{last.text} {text}" if space else last.text + text
             cells[-1] = last._replace(parts=(*last.parts, part), text=whole, width=display_width(whole))
     return cells

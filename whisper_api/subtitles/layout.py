@@ -32,6 +32,7 @@ PER_LINE = 15
 RAGGED = 60  # of a line that is empty where the others are full
 SINGLE_WORD = 300  # of a single word on the last line
 LABEL_ALONE = 150
+LONE_WORD = 90  # of a subtitle that ends after the first word of a sentence, or before the last
 SENTENCE_INSIDE = 80  # of a sentence that ends inside a subtitle
 TWO_SPEAKERS = 40
 PER_SECOND_OF_PAUSE = 60  # inside a subtitle
@@ -47,7 +48,7 @@ Breaks = tuple[int, ...]
 
 def speaker_label(speaker: str | None) -> str:
     """The label in front of a speaker's words; empty without a speaker."""
-    return "" if speaker is None else f"[{speaker}]: "
+    return "" if speaker is None else f"[{' '.join(speaker.split())}]: "
 
 
 def lay_out(cells: Sequence[Cell], rules: Rules, language: str, duration: float) -> Iterator[Cue]:
@@ -69,6 +70,7 @@ class _Layout:
         widths: printed characters of all cells before, with their spaces.
         starts, ends: milliseconds.
         breaks: cost of a line break before the cell.
+        ends_of_subtitles: cost of the end of a subtitle before the cell.
         inside: cost of everything before the cell that a subtitle should not have inside.
         turns: number of changes of speaker up to the cell.
     """
@@ -83,6 +85,7 @@ class _Layout:
         self.spaces = [int(cell.space) for cell in cells]
         self.widths = [0, *accumulate(cell.width + cell.space for cell in cells)]
         self.breaks = break_costs(cells, language) if cells else []
+        self.ends_of_subtitles = self._subtitle_breaks()
         self.dash = "- " if language == "fr" else "-"
         turn = 0
         inside = 0.0
@@ -98,6 +101,16 @@ class _Layout:
         self.furthest: dict[int, int] = {}
         self.turn_starts = [0, *(i for i in range(1, len(cells)) if self.turns[i] > self.turns[i - 1])]
 
+    def _subtitle_breaks(self) -> list[int]:
+        """The costs of breaks between subtitles: those of lines, and more where a word is torn from its sentence."""
+        found = []
+        for before, cost, after in zip(
+            [SENTENCE, *self.breaks], self.breaks, [*self.breaks[1:], SENTENCE], strict=False
+        ):
+            alone = cost != SENTENCE and SENTENCE in (before, after) and self.spaces[len(found)]
+            found.append(cost + LONE_WORD if alone else cost)
+        return found
+
     def cues(self) -> Iterator[Cue]:
         """The subtitles."""
         for first, last in self._runs():
@@ -107,7 +120,7 @@ class _Layout:
     def _runs(self) -> Iterator[tuple[int, int]]:
         """Stretches of cells that no subtitle crosses."""
         first = 0
-        dashes = self._two_speakers
+        dashes = self.rules.two_speakers
         for index in range(1, len(self.cells)):
             before, after = self.cells[index - 1], self.cells[index]
             ends = before.speaker != after.speaker and not dashes
@@ -117,12 +130,6 @@ class _Layout:
                 first = index
         if self.cells:
             yield first, len(self.cells)
-
-    @property
-    def _two_speakers(self) -> bool:
-        """Whether a subtitle may have two speakers, on lines of their own."""
-        rules = self.rules
-        return rules.speakers == "dash" and rules.merges and rules.lines is not None and rules.lines > 1
 
     def _divided(self, first: int, last: int) -> list[tuple[int, int]]:
         """Divide a run into subtitles with the least cost."""
@@ -141,7 +148,7 @@ class _Layout:
             ending = float(PER_SUBTITLE)
             if end < last:
                 # The longer the pause, the less a bad place for a break disturbs.
-                ending += self.breaks[end] * PAUSE / max(PAUSE, following - spoken)
+                ending += self.ends_of_subtitles[end] * PAUSE / max(PAUSE, following - spoken)
             least = NEVER
             for begin in range(end - 1, first - 1, -1):
                 single = begin == end - 1
@@ -375,7 +382,7 @@ class _Layout:
         for index in range(first, last):
             cell = self.cells[index]
             for place, part in enumerate(cell.parts):
-                space = cell.space and place == 0 and index > first
+                space = part.space if place else cell.space and index > first
                 if part.word == number and not space:
                     words[-1] = words[-1]._replace(text=words[-1].text + part.text, end=part.end)
                 else:

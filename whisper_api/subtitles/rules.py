@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from whisper_api.schema import RenderOptions
 
-__all__ = ["LANGUAGES", "PRESETS", "Rules", "rules_of"]
+__all__ = ["LANGUAGES", "PRESETS", "Rules", "needs_layout", "rules_of"]
 
 # Read on 29 November 2026: Netflix, partnerhelp.netflixstudios.com, articles 215758617 "General Requirements" (5/6 s to
 # 7 s, two lines), 360051554394 "Subtitle Timing Guidelines" (a gap of two frames, here of 24 a second; pauses of up to
@@ -75,9 +75,20 @@ class Rules:
         return self.width is not None and self.lines is not None
 
     @property
+    def two_speakers(self) -> bool:
+        """Whether a subtitle may have two speakers, on lines of their own."""
+        return self.speakers == "dash" and self.merges and self.lines is not None and self.lines > 1
+
+    @property
     def splits(self) -> bool:
         """Whether a segment may become several subtitles."""
         return self.merges or self.max_duration is not None
+
+
+def needs_layout(options: RenderOptions) -> bool:
+    """Whether the subtitles differ from those of whisperx."""
+    # The number of lines means nothing without their width.
+    return replace(options, max_line_count=None) != RenderOptions()
 
 
 def rules_of(options: RenderOptions, language: str) -> Rules:

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import msgspec
-
 from whisper_api.schema import RenderOptions, Segment, Transcript
 from whisper_api.subtitles.cells import cells_of, display_width
 from whisper_api.subtitles.cue import Cue, CueWord, Line, Source
 from whisper_api.subtitles.layout import lay_out, speaker_label
-from whisper_api.subtitles.rules import Rules, rules_of
+from whisper_api.subtitles.rules import Rules, needs_layout, rules_of
 from whisper_api.word_spacing import pieces
 
 __all__ = ["LaidOut", "subtitles"]
@@ -44,7 +42,7 @@ def subtitles(transcript: Transcript, options: RenderOptions) -> LaidOut:
     language = transcript.options.written_language(transcript.language)
     segments = transcript.segments
     channels = list(dict.fromkeys(segment.channel for segment in segments))
-    if not _needs_layout(options):
+    if not needs_layout(options):
         plain = list(_plain(segments, language))
         # A segment may begin before its first word.
         return LaidOut(sorted(plain, key=lambda cue: cue.start) if len(channels) > 1 else plain, ())
@@ -62,12 +60,6 @@ def subtitles(transcript: Transcript, options: RenderOptions) -> LaidOut:
             "the subtitles' times are estimated from the length of the words, since there are no word times"
         )
     return LaidOut(cues, tuple(warnings))
-
-
-def _needs_layout(options: RenderOptions) -> bool:
-    """Whether the subtitles differ from those of whisperx."""
-    # The number of lines means nothing without their width.
-    return msgspec.structs.replace(options, max_line_count=None) != RenderOptions()
 
 
 def _plain(segments: Sequence[Segment], language: str) -> Iterator[Cue]:

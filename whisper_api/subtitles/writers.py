@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from whisper_api.schema import RenderOptions
-from whisper_api.subtitles.cue import Cue, Subtitle
+from whisper_api.subtitles.cue import Cue, Line, Subtitle
+from whisper_api.subtitles.rules import needs_layout
 
 __all__ = ["ass", "clock", "cues_json", "srt", "vtt"]
 
@@ -95,9 +96,11 @@ def vtt(cues: Sequence[Cue], options: RenderOptions) -> str:
 
     Args:
         cues: the subtitles.
-        options: ask for highlighting, for times inside a subtitle and for voices. With the last two, characters with a
-            meaning in WebVTT are escaped; otherwise the text is that of whisperx.
+        options: ask for highlighting, for times inside a subtitle and for voices. With any option, characters with a
+            meaning in WebVTT are escaped; without, the text is that of whisperx.
     """
+    if needs_layout(options):
+        cues = [_vtt_escaped_cue(cue) for cue in cues]
     if options.karaoke or options.speakers == "voice":
         shown: Iterator[Subtitle] = (_vtt_cue(cue, options) for cue in cues)
     else:
@@ -119,21 +122,29 @@ def ass(cues: Sequence[Cue], options: RenderOptions) -> str:
         text.append(ASS_STYLE.format(name=style, colour=ASS_COLOURS[number % len(ASS_COLOURS)]))
     text.append(ASS_EVENTS)
     ends: dict[int | None, int] = {}
+    events: list[tuple[int, str]] = []
     for cue in cues:
         # The format's times are hundredths of a second.
         start = max(ends.get(cue.channel, 0), _hundredths(cue.start))
         until = ends[cue.channel] = max(start + 1, _hundredths(cue.end))
         named = [speaker for speaker in cue.speakers if speaker is not None]
         style = styles[named[0]] if len(named) == 1 else "Default"
-        name = " & ".join(named).replace(",", ";")
+        name = " & ".join(" ".join(each.split()) for each in named).replace(",", ";")
         shown = _ass_karaoke(cue, start) if options.karaoke or options.highlight_words else _ass_text(cue.text())
-        text.append(f"Dialogue: 0,{_ass_time(start)},{_ass_time(until)},{style},{name},0,0,0,,{shown}\n")
-    return "".join(text)
+        event = f"Dialogue: 0,{_ass_time(start)},{_ass_time(until)},{style},{name},0,0,0,,{shown}\n"
+        events.append((start, event))
+    # A subtitle that was moved behind the one before may begin after one of another channel.
+    events.sort(key=lambda event: event[0])
+    return "".join((*text, *(event for _, event in events)))
 
 
 def _texts(cues: Sequence[Cue], options: RenderOptions) -> Iterator[Subtitle]:
     if not options.highlight_words:
-        return (Subtitle(cue.start, cue.end, cue.text()) for cue in cues)
+        texts = (Subtitle(cue.start, cue.end, cue.text()) for cue in cues)
+        # Two words may make an arrow, which players take for the times of a subtitle. whisperx writes it.
+        if not needs_layout(options):
+            return texts
+        return (each._replace(text=each.text.replace("-->", "->")) for each in texts)
     highlighted = (subtitle for cue in cues for subtitle in cue.highlighted())
     # The words of people on different channels alternate.
     several = len({cue.channel for cue in cues}) > 1
@@ -147,11 +158,19 @@ def _vtt_cue(cue: Cue, options: RenderOptions) -> Subtitle:
         # A time inside a cue must be later than the cue's start and every time before.
         timed = options.karaoke and round(1000 * start) > earlier
         earlier = max(earlier, round(1000 * start))
-        shown.append(_vtt_escaped(before) + (f"<{_vtt_time(start)}>" if timed else "") + _vtt_escaped(text))
+        shown.append(before + (f"<{_vtt_time(start)}>" if timed else "") + text)
     whole = "".join(shown)
     if options.speakers == "voice" and cue.speakers[0] is not None:
         whole = f"<v {_vtt_escaped(' '.join(cue.speakers[0].split()))}>{whole}"
     return Subtitle(cue.start, cue.end, whole)
+
+
+def _vtt_escaped_cue(cue: Cue) -> Cue:
+    lines = [
+        Line(_vtt_escaped(line.mark), tuple(word._replace(text=_vtt_escaped(word.text)) for word in line.words))
+        for line in cue.lines
+    ]
+    return cue._replace(lines=tuple(lines))
 
 
 def _vtt_escaped(text: str) -> str:
