@@ -103,7 +103,7 @@ class _Layout:
 
     def _subtitle_breaks(self) -> list[int]:
         """The costs of breaks between subtitles: those of lines, and more where a word is torn from its sentence."""
-        found = []
+        found: list[int] = []
         for before, cost, after in zip(
             [SENTENCE, *self.breaks], self.breaks, [*self.breaks[1:], SENTENCE], strict=False
         ):
