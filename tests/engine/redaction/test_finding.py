@@ -56,6 +56,9 @@ def marked(text: str, language: str, kinds: Collection[RedactKind]) -> str:
         ("en", "ids", "my social is <536-90-4399>, ok"),
         ("fr", "ids", "numéro de sécu <1 85 05 78 006 084 91>"),
         ("es", "ids", "mi DNI es <12345678Z>"),
+        ("it", "ids", "il codice fiscale è <RSSMRA85T10A562S>, oppure <RSS MRA 85T10 A562S>"),
+        # The check digits are misheard.
+        ("fr", "phones", "numéro de sécu <1 85 05 78 006 084 36> voilà"),
         ("en", "numbers", "in <2024> we sold <250> units for $<1,200> in 12 days at 5 o'clock"),
         ("fr", "numbers", "au <4970 1012 3412 3454>, code <mille deux cent trente-quatre>. Un homme et deux femmes"),
         ("ja", "numbers", "電話は<03-1234-5678>です"),

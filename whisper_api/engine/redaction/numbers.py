@@ -16,12 +16,14 @@ __all__ = ["LEAST_DIGITS", "find_numbers"]
 
 # The kind "numbers" is every run of so many digits.
 LEAST_DIGITS = 3
-# An account number and an id may have letters too, at most so many together.
+# An account number and an id may have letters too, at most so many together where no digit touches them.
 TOKEN = re.compile(r"\d+|[^\W\d_]+")
 MOST_LETTERS = 4
 PLAIN_GAP = re.compile(r"[\s.,;:/()*#+–—_'’-]{0,4}")
 # People hesitate while they dictate a number.
 FILLED_GAP = re.compile(r"[\s.,…-]{1,4}(?:e?uh+|heu+|um+|hum+|hmm+|äh+|ähm+|eh+)[\s.,…-]{1,4}", re.IGNORECASE)
+# Between groups of one number.
+GROUP_GAP = re.compile(r"[\s.\u2019'–-]?")
 # Digits and letters of the longest number here: an IBAN has at most 34.
 LONGEST = 34
 NUMBER_KINDS = frozenset(("phones", "cards", "accounts", "ids", "numbers"))
@@ -55,13 +57,33 @@ def find_numbers(text: str, language: str, kinds: Collection[RedactKind]) -> lis
         return []
     found = []
     for run in _runs(text, language):
-        for parts, possible in _told_apart(text, run, language):
-            kind = next((each for each in possible if each in kinds), None)
+        numbers = list(_told_apart(text, run, language))
+        chosen = [next((kind for kind in possible if kind in kinds), None) for _, possible in numbers]
+        for index, ((parts, possible), kind) in enumerate(zip(numbers, chosen, strict=True)):
             if kind is not None:
                 found.append(Finding(parts[0].start, parts[-1].end, kind))
             elif "numbers" in kinds:
                 found += _long_enough(run, parts)
+            elif not possible and index and chosen[index - 1] is not None:
+                found[-1] = found[-1]._replace(end=_end_of_rest(text, parts, found[-1].end))
     return found
+
+
+def _end_of_rest(text: str, parts: Sequence[Code], end: int) -> int:
+    """Where a number ends to which the next groups of digits belong.
+
+    With a digit that was misheard, a long number may have been taken for a shorter one and a rest.
+
+    Args:
+        text: the whole text.
+        parts: parts of numbers of no kind, after the number.
+        end: where the number ends without them.
+    """
+    for part in parts:
+        if not _count(part) or not GROUP_GAP.fullmatch(text[end : part.start]):
+            break
+        end = part.end
+    return end
 
 
 def _long_enough(run: Sequence[Code], parts: Sequence[Code]) -> Iterator[Finding]:
@@ -107,8 +129,13 @@ def _codes(text: str, language: str) -> Iterator[Code]:
             yield Code(words.start, words.end, words.digits)
         elif token.isdecimal():
             yield Code(match.start(), match.end(), "".join(str(unicodedata.decimal(digit)) for digit in token))
-        elif len(token) <= MOST_LETTERS and token.isascii() and token.isupper():
+        elif token.isascii() and token.isupper() and (len(token) <= MOST_LETTERS or _touches_digit(text, match)):
             yield Code(match.start(), match.end(), token)
+
+
+def _touches_digit(text: str, match: re.Match[str]) -> bool:
+    """Whether letters are a part of a written code, as in RSSMRA85T10A562S."""
+    return text[match.start() - 1 : match.start()].isdecimal() or text[match.end() : match.end() + 1].isdecimal()
 
 
 def _count(code: Code) -> int:
