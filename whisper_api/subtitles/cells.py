@@ -77,16 +77,18 @@ def display_width(text: str) -> int:
     return sum(unicodedata.category(c) not in INVISIBLE for c in unicodedata.normalize("NFC", text))
 
 
-def cells_of(segments: Sequence[Segment], language: str) -> list[Cell]:
+def cells_of(segments: Sequence[Segment], language: str, width: int | None = None) -> list[Cell]:
     """The cells of a transcript, in order.
 
     Args:
         segments: with or without word times.
         language: code of the text's language, for segments that have none of their own.
+        width: most printed characters in a line, without a label; None for any number. A mark that a space sets apart
+            stays with its word where both fit.
     """
     timed = in_order([segment if segment.words else _with_estimated_words(segment) for segment in segments])
     wordless = {segment.id for segment in segments if not segment.words}
-    return _cells(list(_tokens(timed, language, wordless)))
+    return _cells(list(_tokens(timed, language, wordless)), width)
 
 
 def _with_estimated_words(segment: Segment) -> Segment:
@@ -175,10 +177,11 @@ def _opens(character: str) -> bool:
     return character in OPENING or unicodedata.category(character) in ("Ps", "Pi")
 
 
-def _cells(tokens: Sequence[_Token]) -> list[Cell]:
+def _cells(tokens: Sequence[_Token], width: int | None) -> list[Cell]:
     # Number of the token, text, time, whether a new cell begins, and whether a space precedes.
     drafts: list[tuple[int, str, Span, bool, bool]] = []
     before: _Token | None = None
+    whole = ""  # of the cell so far
     marks = 0
     for number, token in enumerate(tokens):
         start, end = token.span
@@ -192,9 +195,12 @@ def _cells(tokens: Sequence[_Token]) -> list[Cell]:
                 # French sets its marks apart: "« Oui ! »".
                 marks = marks + 1 if _only(token.text, _closes) else 0
                 opened = _only(before.text, _opens) and not _only(token.text, _opens)
-                glued = opened or 0 < marks <= MOST_MARKS
+                fits = width is None or display_width(f"{whole} {text}") <= width
+                glued = fits and (opened or 0 < marks <= MOST_MARKS)
+            space = token.space and index == 0
+            whole = f"{whole}{' ' * space}{text}" if glued else text
             span = (first, end if place == len(token.text) else start + share * place)
-            drafts.append((number, text, span, not glued, token.space and index == 0))
+            drafts.append((number, text, span, not glued, space))
         before = token
     # A word that lasts a few milliseconds may have more characters than milliseconds.
     spans = fitted([span for _, _, span, _, _ in drafts])

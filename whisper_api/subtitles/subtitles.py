@@ -50,7 +50,7 @@ def subtitles(transcript: Transcript, options: RenderOptions) -> LaidOut:
     cues: list[Cue] = []
     for channel in channels:
         own = [segment for segment in segments if segment.channel == channel]
-        laid_out = lay_out(cells_of(own, language), rules, language, transcript.duration)
+        laid_out = lay_out(cells_of(own, language, _room(own, rules)), rules, language, transcript.duration)
         cues += [cue._replace(channel=channel) for cue in laid_out]
     if len(channels) > 1:
         cues = list(_merged(cues, rules))
@@ -60,6 +60,13 @@ def subtitles(transcript: Transcript, options: RenderOptions) -> LaidOut:
             "the subtitles' times are estimated from the length of the words, since there are no word times"
         )
     return LaidOut(cues, tuple(warnings))
+
+
+def _room(segments: Sequence[Segment], rules: Rules) -> int | None:
+    """The printed characters of a line beside the longest label; None for any number."""
+    if rules.width is None or rules.speakers != "label":
+        return rules.width
+    return rules.width - max((display_width(speaker_label(segment.speaker)) for segment in segments), default=0)
 
 
 def _plain(segments: Sequence[Segment], language: str) -> Iterator[Cue]:

@@ -160,3 +160,42 @@ def test_samples_that_are_no_numbers_decide_nothing() -> None:
     body = b"WAVEfmt " + struct.pack("<I", 16) + fmt + b"data" + struct.pack("<I", len(samples)) + samples
     decoded = decode(b"RIFF" + struct.pack("<I", len(body)) + body)
     assert "not finite" in " ".join(decoded.warnings)
+
+
+DIFFERENT = "the two channels have different voices"
+
+
+def syllables(seed: int, seconds: float = 8.0) -> Signal:
+    """Noise whose level rises and falls as that of speech does, eight times a second."""
+    random = np.random.default_rng(seed)
+    levels = 10 ** (random.uniform(-50, -10, round(8 * seconds)) / 20)
+    return (noise(1, seconds, 0.0, seed)[0] * 0.3 * np.repeat(levels, RATE // 8)).astype("f4")
+
+
+def test_different_voices_at_once_are_named() -> None:
+    """Recognition of the mix may lose one of them; separate channels lose none."""
+    first, second = syllables(1), syllables(2)
+    (warning,) = decode(wav(np.stack([first, second]))).warnings
+    assert warning.startswith(DIFFERENT)
+    found = decode(wav(np.stack([first, second])), channels="separate")
+    assert (found.warnings, len(found.mix_warnings)) == ((), 1)
+
+
+@pytest.mark.parametrize("level", [1.0, 0.1, -1.0])
+def test_the_same_sound_on_two_channels_is_not_named_as_different_voices(level: float) -> None:
+    """Microphones of one room hear the same people at different levels, later, and each with noise of its own."""
+    sound = syllables(1)
+    for other in (sound, np.roll(sound, RATE // 100)):
+        file = wav(np.stack([sound, np.float32(level) * other]) + noise(2, 8.0, -50.0))
+        assert not [warning for warning in decode(file).warnings if warning.startswith(DIFFERENT)]
+
+
+def test_neither_turns_nor_noise_are_different_voices_at_once() -> None:
+    turn = np.arange(8 * RATE) // (2 * RATE) % 2
+    calls = [
+        np.stack([syllables(1) * turn, syllables(2) * (1 - turn)]),
+        np.stack([syllables(1), noise(1, 8.0, -30.0)[0]]),
+        noise(2, 8.0, -30.0),
+    ]
+    for sound in calls:
+        assert not [warning for warning in decode(wav(sound)).warnings if warning.startswith(DIFFERENT)]

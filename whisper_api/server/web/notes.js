@@ -231,6 +231,26 @@ const FRENCH = [
     "the speakers were not told apart, because of an error, which is in the log",
     "les locuteurs n’ont pas été distingués, à cause d’une erreur notée dans le journal du serveur",
   ],
+  [
+    "the two channels have different voices, at once for {} s, of which the mix may lose one; channels=separate recognizes each by itself",
+    "les deux canaux ont des voix différentes, en même temps pendant {1} s, dont le mélange peut perdre une ; channels=separate transcrit chaque canal à part",
+  ],
+  [
+    "channel {} is phase-inverted: the mix inverts it back, or the sound would cancel itself",
+    "le canal {1} est en opposition de phase : le mélange le rétablit, sinon le son s’annulerait",
+  ],
+  [
+    "channels {} are phase-inverted: the mix inverts them back, or the sound would cancel itself",
+    "les canaux {1} sont en opposition de phase : le mélange les rétablit, sinon le son s’annulerait",
+  ],
+  [
+    "channel {} is too quiet beside the others to be heard in the mix",
+    "le canal {1} est trop faible à côté des autres pour être entendu dans le mélange",
+  ],
+  [
+    "channels {} are too quiet beside the others to be heard in the mix",
+    "les canaux {1} sont trop faibles à côté des autres pour être entendus dans le mélange",
+  ],
   ["channel {} is silent (counted from 0)", "le canal {1} est muet (numéroté depuis 0)"],
   ["channel {} has no speech (counted from 0)", "le canal {1} ne contient pas de parole (numéroté depuis 0)"],
   [
