@@ -69,11 +69,20 @@ LEADING: dict[str, frozenset[str]] = {
     ),
 }
 CONJUNCTIONS: dict[str, frozenset[str]] = {
-    "en": _words("and but or so because that which who when where while if although though since until than"),
-    "fr": _words("et mais ou donc car que qu' qui quand où si parce puisque lorsque comme tandis pendant dont"),
-    "de": _words("und aber oder denn weil dass daß wenn als ob obwohl während damit sondern bevor nachdem wo"),
-    "es": _words("y e o u pero sino porque que cuando donde si aunque mientras como pues"),
-    "it": _words("e ed o ma però perché che quando dove se mentre come anche quindi poiché"),
+    "en": _words(
+        "and but or so because that which who what when where why how while whether if unless although though since "
+        "until before after than"
+    ),
+    "fr": _words(
+        "et mais ou donc car que qu' qui quand où si parce puisque lorsque comme comment pourquoi combien tandis "
+        "pendant dont"
+    ),
+    "de": _words(
+        "und aber oder denn weil dass daß wenn als ob obwohl während damit sondern bevor nachdem wo wie warum was wer "
+        "wann"
+    ),
+    "es": _words("y e o u pero sino porque que cuando donde si aunque mientras como pues cómo qué quién quien"),
+    "it": _words("e ed o ma però perché che chi quando dove se mentre come anche quindi poiché"),
 }
 
 
