@@ -169,7 +169,8 @@ def syllables(seed: int, seconds: float = 8.0) -> Signal:
     """Noise whose level rises and falls as that of speech does, eight times a second."""
     random = np.random.default_rng(seed)
     levels = 10 ** (random.uniform(-50, -10, round(8 * seconds)) / 20)
-    return (noise(1, seconds, 0.0, seed)[0] * 0.3 * np.repeat(levels, RATE // 8)).astype("f4")
+    sound: Signal = (noise(1, seconds, 0.0, seed)[0] * 0.3 * np.repeat(levels, RATE // 8)).astype("f4")
+    return sound
 
 
 def test_different_voices_at_once_are_named() -> None:

@@ -146,11 +146,11 @@ class Mixer:
         sounding = levels[:, levels.max(axis=0, initial=-np.inf) > least]
         if sounding.shape[1] < LEAST_LEVELS or sounding.std(axis=1).min() < LEAST_SWING:
             return 0.0
-        if np.corrcoef(sounding)[0, 1] > INDEPENDENT:
+        if float(np.min(np.corrcoef(sounding))) > INDEPENDENT:
             return 0.0
         loud = np.maximum(np.percentile(sounding, 95, axis=1) - BELOW_LOUDEST, least)
-        both = np.count_nonzero((levels > loud[:, None]).all(axis=0))
-        return self._seconds * both / levels.shape[1]
+        both = int(np.count_nonzero((levels > loud[:, None]).all(axis=0)))
+        return float(self._seconds * both / levels.shape[1])
 
     def _decide(self, block: Samples, seconds: float) -> Weights:
         """Choose the weight of each channel for a block, shape (channels, samples), that lasts so many seconds."""
