@@ -181,6 +181,13 @@ def laid_out(text: str, seconds: float = 0.3, language: str = "en", **options: A
          ["Hanno visto tutti insieme\nla grande macchina della famiglia."]),
         ("es", "Ayer compramos cuatro botellas para la fiesta de mi hermana.",
          ["Ayer compramos cuatro botellas\npara la fiesta de mi hermana."]),
+        # Two conjunctions stay together, and a pronoun stays with its verb.
+        ("fr", "On a pris cela très au sérieux et qui amène cette espèce.",
+         ["On a pris cela très au sérieux\net qui amène cette espèce."]),
+        ("fr", "Personne ne comprenait vraiment est-ce que cela allait.",
+         ["Personne ne comprenait vraiment\nest-ce que cela allait."]),
+        ("en", "The important thing clearly is that we have been trying.",
+         ["The important thing clearly is\nthat we have been trying."]),
         # A full stop in the middle of a sentence ends nothing.
         ("en", "He has been trying to get the U.S. government to accept it.",
          ["He has been trying to get\nthe U.S. government to accept it."]),
@@ -253,6 +260,11 @@ def test_two_speakers_share_a_subtitle_with_dashes() -> None:
     given = transcript(
         spoken("Really?", ["Really?"], 0.0, "Ada"), spoken("Yes, of course.", ["Yes,", "of", "course."], 0.5, "Bo")
     )
+    written = transcript(
+        spoken("– Really?", ["–", "Really?"], 0.0, "Ada"),
+        spoken("Yes, of course.", ["Yes,", "of", "course."], 1.0, "Bo"),
+    )
+    assert "\n– Really?\n-Yes" in rendered(written, "srt", RenderOptions(subtitle_preset="netflix")).text
     french = msgspec.structs.replace(given, language="fr")
     assert cues(rendered(given, "srt", RenderOptions(subtitle_preset="netflix")).text) == [
         (0, 2000, "-Really?\n-Yes, of course.")

@@ -86,6 +86,16 @@ CONJUNCTIONS: dict[str, frozenset[str]] = {
 }
 
 
+# Subjects and other small words before a verb, which stay with the verb.
+PRONOUNS: dict[str, frozenset[str]] = {
+    "en": _words("i he she we they i'm he's she's we're they're i've we've they've i'll he'll she'll we'll they'll"),
+    "fr": _words("je tu il on ils ne se me te j'ai"),
+    "de": _words("ich du er wir man"),
+    "es": _words("yo tú él se me te no"),
+    "it": _words("io tu lui si mi ti non"),
+}
+
+
 def break_costs(cells: Sequence[Cell], language: str) -> list[int]:
     """The cost of a break before each cell; the first is :data:`SENTENCE`.
 
@@ -95,6 +105,7 @@ def break_costs(cells: Sequence[Cell], language: str) -> list[int]:
     """
     leading = LEADING.get(language, frozenset())
     conjunctions = CONJUNCTIONS.get(language, frozenset())
+    pronouns = PRONOUNS.get(language, frozenset())
     costs = [SENTENCE]
     begins_sentence = True
     for index, (before, after) in enumerate(pairwise(cells), start=1):
@@ -105,7 +116,11 @@ def break_costs(cells: Sequence[Cell], language: str) -> list[int]:
             costs.append(_spaceless_cost(before, after, following, language))
         else:
             ordinals = language in ORDINAL_STOP
-            costs.append(_spaced_cost(before.text, after.text, begins_sentence, leading, conjunctions, ordinals))
+            cost = _spaced_cost(before.text, after.text, begins_sentence, leading, conjunctions, ordinals)
+            subject = before.text.lower().replace("’", "'").lstrip(OPENING_MARKS)
+            if subject in pronouns or subject.rpartition("'")[2] in pronouns:
+                cost = max(cost, INSIDE_WORD)
+            costs.append(cost)
         if before.segment != after.segment:
             # Whisper ended a sentence here, with or without a mark.
             costs[-1] = min(costs[-1], CLAUSE)
@@ -153,13 +168,13 @@ def _spaced_cost(
     if capital and (follower[:1].isupper() or follower[:1].isdigit()):
         # The first word of a sentence has a capital for another reason, unless the language knows nothing of it.
         return CUT_PHRASE if begins_sentence and (word in leading or word in conjunctions) else CUT_NAME
-    if word in leading or word.endswith(("l'", "d'", "qu'", "l’", "d’", "qu’")):
+    if word in leading or word.endswith(("l'", "d'", "qu'", "l’", "d’", "qu’", "est-ce")):
         return CUT_PHRASE
+    if word in conjunctions:
+        return INSIDE_PHRASE
     if lower in conjunctions:
         return BEFORE_CONJUNCTION
-    if lower in leading:
-        return BEFORE_PREPOSITION
-    return INSIDE_PHRASE if word in conjunctions else ORDINARY
+    return BEFORE_PREPOSITION if lower in leading else ORDINARY
 
 
 def _abbreviates(word: str, bare: str, follower: str, ordinals: bool) -> bool:

@@ -22,6 +22,7 @@ __all__ = ["LONG_PAUSE", "lay_out", "speaker_label"]
 
 LONG_PAUSE = 3000  # milliseconds of silence that end a subtitle that may continue over the end of a segment
 MOST_CELLS = 120  # in a subtitle that may be divided, so that the time of the layout stays linear
+DASHES = "-–—"
 EXACT_LINES = 2  # with more lines, the lines are chosen after the subtitles
 PAUSE = 300  # milliseconds of silence at which a subtitle may well end
 NEVER = math.inf
@@ -365,6 +366,9 @@ class _Layout:
             if cost == NEVER and mark and self.rules.lines != 1:
                 # The only word is too wide.
                 starts = (begin, begin)
+            if len(turns) > 1 and self.cells[starts[0]].text[0] in DASHES:
+                # Whisper wrote a dash.
+                mark = ""
             marks = [mark] + [""] * (len(starts) - 1)
             for shown, first, last in zip(marks, starts, [*starts[1:], stop], strict=True):
                 lines.append(Line(shown, self._words(first, last)))
