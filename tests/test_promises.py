@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import pytest
@@ -119,10 +119,9 @@ def _docstrings() -> Iterator[tuple[str, str]]:
         yield name, inspect.getdoc(value) or ""
         # With inherited members: the methods of the clients come from several classes.
         for member in dir(value) if inspect.isclass(value) else ():
-            function = inspect.getattr_static(value, member)
-            inner = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
-            if not member.startswith("_") and isinstance(inner, (FunctionType, property)):
-                yield f"{name}.{member}", inspect.getdoc(inner) or ""
+            function = getattr(value, member)
+            if not member.startswith("_") and isinstance(function, (FunctionType, MethodType, property)):
+                yield f"{name}.{member}", inspect.getdoc(function) or ""
 
 
 def _help() -> str:

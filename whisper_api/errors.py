@@ -63,61 +63,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = [
-    "AccessError",
-    "AudioTooLong",
-    "Busy",
-    "CallerLimit",
-    "Canceled",
-    "ConfigError",
-    "DeliveryNotFound",
-    "DeviceError",
-    "DeviceLost",
-    "DeviceUnavailable",
-    "Draining",
-    "EngineClosed",
-    "EngineLost",
-    "ExtraMissing",
-    "ForkedProcess",
-    "IdempotencyConflict",
-    "InvalidAudio",
-    "InvalidInput",
-    "InvalidOption",
-    "InvalidWebhook",
-    "JobCanceled",
-    "JobError",
-    "JobFailed",
-    "JobIsProcessing",
-    "JobNotFinished",
-    "JobNotFound",
-    "KeyExpired",
-    "KeyNotFound",
-    "LastAdminKey",
-    "ModelCorrupt",
-    "ModelError",
-    "ModelUnavailable",
-    "OutOfMemory",
-    "QueueFull",
-    "QuotaExceeded",
-    "RateLimited",
-    "RequestError",
-    "ResultGone",
-    "ScopeMissing",
-    "SpeakerError",
-    "SpeakerExists",
-    "SpeakerLimit",
-    "SpeakerNotFound",
-    "StorageError",
-    "StorageFull",
-    "StorageLocked",
-    "UnknownModel",
-    "UploadMissing",
-    "VocabularyNotFound",
-    "WebhookError",
-    "WebhookNotFound",
-    "WhisperApiError",
-]
-
 
 class Portable(Exception):
     """An exception that can be pickled and copied whatever its constructor takes.
@@ -415,3 +360,8 @@ class RequestError(WhisperApiError):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+__all__ = sorted(
+    name for name, value in globals().copy().items() if isinstance(value, type) and issubclass(value, WhisperApiError)
+)
