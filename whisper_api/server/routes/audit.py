@@ -58,8 +58,8 @@ async def audit(request: Request) -> Response:
 
 AUDIT = Operation(
     audit,
-    "Server",
     (Answer(200, "A page of entries", {"application/json": AuditPage}),),
+    tag="Server",
     refusals=(InvalidOption,),
     parameters=(SINCE, UNTIL, KEY, ACTION, LIMIT, AFTER),
     roles=("admin",),

@@ -59,12 +59,12 @@ WITHOUT_RESULT = (JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGon
 STORED = Answer(200, "The stored corrections", {"application/json": Corrections})
 
 CORRECTIONS = Operation(
-    corrections, "Jobs", (STORED,), refusals=WITHOUT_RESULT, parameters=(JOB_ID,), scope="read", audit="job.read"
+    corrections, (STORED,), tag="Jobs", refusals=WITHOUT_RESULT, parameters=(JOB_ID,), scope="read", audit="job.read"
 )
 CORRECT = Operation(
     correct,
-    "Jobs",
     (STORED,),
+    tag="Jobs",
     refusals=(InvalidOption, *WITHOUT_RESULT, StorageError, *BODY_REFUSALS),
     parameters=(JOB_ID,),
     audit="job.correct",

@@ -58,6 +58,6 @@ def _made(
 
 
 DESCRIPTION = Operation(
-    openapi, "Documents", (Answer(200, "The description", {"application/json": dict[str, Any]}),), open=True
+    openapi, (Answer(200, "The description", {"application/json": dict[str, Any]}),), tag="Documents", open=True
 )
-PAGE = Operation(docs, "Documents", (Answer(200, "The page", {"text/html": str}),), open=True)
+PAGE = Operation(docs, (Answer(200, "The page", {"text/html": str}),), tag="Documents", open=True)

@@ -89,11 +89,11 @@ def _last_id(request: Request) -> int:
 
 EVENTS = Operation(
     events,
-    "Jobs",
     (
         Answer(200, "A stream of events", {"text/event-stream": JobEvent}),
         Answer(204, "The client has already received the last event of this job"),
     ),
+    tag="Jobs",
     refusals=(InvalidOption, JobNotFound),
     parameters=(JOB_ID, AFTER, LAST_EVENT_ID),
     audit="job.read",

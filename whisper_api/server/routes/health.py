@@ -61,11 +61,11 @@ async def readyz(request: Request) -> Response:
     return JsonResponse(Ready(status=health.state, loading=health.loading, reason=health.reason))
 
 
-LIVEZ = Operation(livez, "Health", (Answer(200, "The process responds", {"application/json": Alive}),), open=True)
+LIVEZ = Operation(livez, (Answer(200, "The process responds", {"application/json": Alive}),), tag="Health", open=True)
 READYZ = Operation(
     readyz,
-    "Health",
     (Answer(200, "The server runs jobs", {"application/json": Ready}),),
+    tag="Health",
     refusals=(
         Problem(503, "starting", "The server starts and loads models"),
         Problem(503, "stalled", "A running job makes no progress"),

@@ -157,8 +157,8 @@ def _without_texts(status: JobStatus) -> JobStatus:
 
 STATUS = Operation(
     status,
-    "Jobs",
     (Answer(200, "The status", {"application/json": JobStatus}),),
+    tag="Jobs",
     refusals=(InvalidOption, JobNotFound),
     parameters=(JOB_ID, WAIT),
     roles=("user", "admin", "operator"),
@@ -166,7 +166,6 @@ STATUS = Operation(
 )
 RESULT = Operation(
     result,
-    "Jobs",
     (
         Answer(
             200,
@@ -175,6 +174,7 @@ RESULT = Operation(
             headers={WARNING: "A layout option without effect, or a rule that cannot hold; may come repeatedly"},
         ),
     ),
+    tag="Jobs",
     refusals=(InvalidOption, JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone),
     parameters=(JOB_ID, FORMAT, *LAYOUT),
     audit="job.read",
@@ -182,8 +182,8 @@ RESULT = Operation(
 )
 CANCEL = Operation(
     cancel,
-    "Jobs",
     (Answer(200, "The job is canceled, or its result is removed", {"application/json": CancelResponse}),),
+    tag="Jobs",
     refusals=(InvalidOption, JobNotFound, JobIsProcessing, StorageError),
     parameters=(JOB_ID, FORCE),
     audit="job.cancel",
@@ -191,8 +191,8 @@ CANCEL = Operation(
 )
 JOBS = Operation(
     jobs,
-    "Jobs",
     (Answer(200, "A page of jobs", {"application/json": JobPage}),),
+    tag="Jobs",
     refusals=(InvalidOption,),
     parameters=(STATE, METADATA_KEY, METADATA_VALUE, CREATED_AFTER, CREATED_BEFORE, LIMIT, AFTER),
     roles=("user", "admin", "operator"),

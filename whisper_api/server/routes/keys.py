@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import msgspec
@@ -129,49 +130,36 @@ def _response(key: Key) -> Response:
 KEY_ID = Parameter("key_id", str, "Id of the key, 8 hexadecimal digits", location="path", required=True)
 FOUND = Answer(200, "The key", {"application/json": AccessKey})
 
-LIST = Operation(
-    keys, "Keys", (Answer(200, "The keys", {"application/json": KeyList}),), roles=("admin",), scope="admin"
-)
-CREATE = Operation(
+key_call = functools.partial(Operation, tag="Keys", roles=("admin",), scope="admin")
+LIST = key_call(keys, (Answer(200, "The keys", {"application/json": KeyList}),))
+CREATE = key_call(
     create_key,
-    "Keys",
     (Answer(201, "The key and its token", {"application/json": KeyWithSecret}, {"Location": "Path of the key"}),),
     refusals=(InvalidOption, StorageError, *BODY_REFUSALS),
     body=JsonBody(NewKey),
-    roles=("admin",),
-    scope="admin",
     audit="key.create",
 )
-SHOW = Operation(key, "Keys", (FOUND,), refusals=(KeyNotFound,), parameters=(KEY_ID,), roles=("admin",), scope="admin")
-CHANGE = Operation(
+SHOW = key_call(key, (FOUND,), refusals=(KeyNotFound,), parameters=(KEY_ID,))
+CHANGE = key_call(
     change_key,
-    "Keys",
     (FOUND,),
     refusals=(InvalidOption, KeyNotFound, LastAdminKey, StorageError, *BODY_REFUSALS),
     parameters=(KEY_ID,),
     body=JsonBody(KeyChange),
-    roles=("admin",),
-    scope="admin",
     audit="key.change",
 )
-ROTATE = Operation(
+ROTATE = key_call(
     rotate_key,
-    "Keys",
     (Answer(200, "The key and its new token", {"application/json": KeyWithSecret}),),
     refusals=(InvalidOption, KeyNotFound, LastAdminKey, StorageError, *BODY_REFUSALS),
     parameters=(KEY_ID,),
     body=JsonBody(Rotation),
-    roles=("admin",),
-    scope="admin",
     audit="key.rotate",
 )
-REVOKE = Operation(
+REVOKE = key_call(
     revoke_key,
-    "Keys",
     (Answer(200, "The key, which has ended", {"application/json": AccessKey}),),
     refusals=(KeyNotFound, LastAdminKey, StorageError),
     parameters=(KEY_ID,),
-    roles=("admin",),
-    scope="admin",
     audit="key.revoke",
 )

@@ -93,8 +93,8 @@ def spoken_language(
 
 DETECT = Operation(
     detect,
-    "Transcription",
     (Answer(200, "The language", {"application/json": SpokenLanguage}), ACCEPTED),
+    tag="Transcription",
     refusals=(*REFUSALS, *IN_SYNC),
     parameters=(ENCODE, IDEMPOTENCY_KEY),
     body=FormBody(

@@ -24,8 +24,5 @@ async def metrics(request: Request) -> Response:
 
 
 METRICS = Operation(
-    metrics,
-    "Server",
-    (Answer(200, "The metrics", {"text/plain": str}),),
-    roles=("metrics", "admin", "operator"),
+    metrics, (Answer(200, "The metrics", {"text/plain": str}),), tag="Server", roles=("metrics", "admin", "operator")
 )

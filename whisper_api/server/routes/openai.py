@@ -277,7 +277,6 @@ REFUSALS: tuple[Cause, ...] = (
 
 TRANSCRIBE = Operation(
     transcribe,
-    TAG,
     (
         Answer(
             200,
@@ -290,6 +289,7 @@ TRANSCRIBE = Operation(
             headers=HEADERS,
         ),
     ),
+    tag=TAG,
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody(TRANSCRIPTION_FIELDS, json_fields=JSON_FIELDS),
@@ -298,7 +298,6 @@ TRANSCRIBE = Operation(
 )
 TRANSLATE = Operation(
     translate,
-    TAG,
     (
         Answer(
             200,
@@ -307,6 +306,7 @@ TRANSLATE = Operation(
             headers=HEADERS,
         ),
     ),
+    tag=TAG,
     refusals=REFUSALS,
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
@@ -323,11 +323,11 @@ TRANSCRIBE_DEPLOYMENT = dataclasses.replace(
 TRANSLATE_DEPLOYMENT = dataclasses.replace(
     TRANSLATE, handler=translate_deployment, parameters=(*TRANSLATE.parameters, *DEPLOYMENT)
 )
-MODELS = Operation(models, TAG, (Answer(200, "The models", {"application/json": ModelList}),))
+MODELS = Operation(models, (Answer(200, "The models", {"application/json": ModelList}),), tag=TAG)
 MODEL = Operation(
     model,
-    TAG,
     (Answer(200, "The model", {"application/json": Model}),),
+    tag=TAG,
     refusals=(UnknownModel,),
     parameters=(Parameter("id", str, "Name of the model", location="path", required=True),),
 )

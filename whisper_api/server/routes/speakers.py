@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import uuid
 from collections.abc import Callable
@@ -164,57 +165,38 @@ FORM: tuple[Cause, ...] = (
 )
 FOUND = Answer(200, "The speaker", {"application/json": Speaker})
 
-SPEAKERS = Operation(
-    speakers,
-    "Speakers",
-    (Answer(200, "The speakers", {"application/json": SpeakerList}),),
-    scope="speakers",
-    audit="speaker.read",
+speaker_call = functools.partial(Operation, tag="Speakers", scope="speakers")
+SPEAKERS = speaker_call(
+    speakers, (Answer(200, "The speakers", {"application/json": SpeakerList}),), audit="speaker.read"
 )
-ENROLL = Operation(
+ENROLL = speaker_call(
     enroll,
-    "Speakers",
     (Answer(201, "The speaker", {"application/json": Speaker}, {"Location": "Path of the speaker"}),),
     refusals=(*FORM, SpeakerExists),
     body=FormBody((NAME, SAMPLES), json_fields=(JSON_SAMPLES,)),
-    scope="speakers",
     audit="speaker.create",
 )
-SPEAKER = Operation(
-    speaker,
-    "Speakers",
-    (FOUND,),
-    refusals=(SpeakerNotFound,),
-    parameters=(SPEAKER_ID,),
-    scope="speakers",
-    audit="speaker.read",
-)
-RENAME = Operation(
+SPEAKER = speaker_call(speaker, (FOUND,), refusals=(SpeakerNotFound,), parameters=(SPEAKER_ID,), audit="speaker.read")
+RENAME = speaker_call(
     rename,
-    "Speakers",
     (FOUND,),
     refusals=(*BODY, SpeakerNotFound, SpeakerExists),
     parameters=(SPEAKER_ID,),
     body=JsonBody(SpeakerName),
     audit="speaker.change",
-    scope="speakers",
 )
-ADD_SAMPLES = Operation(
+ADD_SAMPLES = speaker_call(
     add_samples,
-    "Speakers",
     (FOUND,),
     refusals=(*FORM, SpeakerNotFound),
     parameters=(SPEAKER_ID,),
     body=FormBody((SAMPLES,), json_fields=(JSON_SAMPLES,)),
     audit="speaker.change",
-    scope="speakers",
 )
-DELETE = Operation(
+DELETE = speaker_call(
     delete,
-    "Speakers",
     (Answer(200, "The speaker is deleted", {"application/json": DeletedSpeaker}),),
     refusals=(SpeakerNotFound, StorageError),
     parameters=(SPEAKER_ID,),
     audit="speaker.delete",
-    scope="speakers",
 )

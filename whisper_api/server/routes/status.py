@@ -260,7 +260,7 @@ def _free_bytes(directory: Path) -> int | None:
 
 STATUS = Operation(
     server_status,
-    "Server",
     (Answer(200, "The status", {"application/json": ServerStatus}),),
+    tag="Server",
     roles=("user", "admin", "operator"),
 )

@@ -49,7 +49,7 @@ def _event(part: int) -> bytes:
 
 CHECK = Operation(
     check,
-    "Server",
     (Answer(200, "A stream of three events", {"text/event-stream": StreamCheckEvent}),),
+    tag="Server",
     roles=("user", "admin", "operator"),
 )

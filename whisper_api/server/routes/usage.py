@@ -46,11 +46,11 @@ async def _response(request: Request, owner: str | None) -> Response:
 
 FOUND = Answer(200, "The usage", {"application/json": Usage, "text/csv": str})
 
-OWN = Operation(own, "Usage", (FOUND,), refusals=(InvalidOption, StorageError), parameters=(SINCE, UNTIL, FORMAT))
+OWN = Operation(own, (FOUND,), tag="Usage", refusals=(InvalidOption, StorageError), parameters=(SINCE, UNTIL, FORMAT))
 ALL = Operation(
     all_keys,
-    "Usage",
     (FOUND,),
+    tag="Usage",
     refusals=(InvalidOption, StorageError),
     parameters=(SINCE, UNTIL, FORMAT, KEY),
     roles=("admin", "operator"),

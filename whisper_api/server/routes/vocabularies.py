@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -78,39 +80,28 @@ def _name(request: Request) -> str:
 NAME = Parameter("name", str, "Name of the vocabulary", location="path", required=True)
 STORED = Answer(200, "The vocabulary", {"application/json": Vocabulary})
 
-LIST = Operation(
+vocabulary_call = functools.partial(Operation, tag="Vocabularies", scope="vocabularies")
+LIST = vocabulary_call(
     list_all,
-    "Vocabularies",
     (Answer(200, "The vocabularies", {"application/json": VocabularyList}),),
     refusals=(StorageError,),
     audit="vocabulary.read",
-    scope="vocabularies",
 )
-READ = Operation(
-    read,
-    "Vocabularies",
-    (STORED,),
-    refusals=(VocabularyNotFound, StorageError),
-    parameters=(NAME,),
-    audit="vocabulary.read",
-    scope="vocabularies",
+READ = vocabulary_call(
+    read, (STORED,), refusals=(VocabularyNotFound, StorageError), parameters=(NAME,), audit="vocabulary.read"
 )
-PUT = Operation(
+PUT = vocabulary_call(
     put,
-    "Vocabularies",
     (STORED,),
     refusals=(InvalidOption, StorageError, *BODY_REFUSALS),
     parameters=(NAME,),
     body=JsonBody(Terms),
     audit="vocabulary.write",
-    scope="vocabularies",
 )
-DELETE = Operation(
+DELETE = vocabulary_call(
     delete,
-    "Vocabularies",
     (Answer(204, "The vocabulary is deleted"),),
     refusals=(VocabularyNotFound, StorageError),
     parameters=(NAME,),
     audit="vocabulary.delete",
-    scope="vocabularies",
 )

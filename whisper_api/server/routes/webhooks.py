@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import uuid
 from collections.abc import Callable
 from typing import Annotated, TypeVar
@@ -217,82 +218,55 @@ BEGUN = Answer(202, "The delivery, which is sent soon", {"application/json": Web
 BODY: tuple[Cause, ...] = (InvalidOption, OFF, QueueFull, StorageError, *BODY_REFUSALS)
 FOUND: tuple[Cause, ...] = (WebhookNotFound, StorageError)
 
-LIST = Operation(
+webhook_call = functools.partial(Operation, tag=TAG, scope="webhooks")
+LIST = webhook_call(
     list_all,
-    TAG,
     (Answer(200, "The endpoints", {"application/json": EndpointList}),),
     refusals=(StorageError,),
-    scope="webhooks",
     audit="webhook.read",
 )
-CREATE = Operation(
+CREATE = webhook_call(
     create,
-    TAG,
     (Answer(201, "The endpoint", {"application/json": WebhookEndpoint}, {"Location": "Path of the endpoint"}),),
     refusals=(*BODY, WebhookNotFound),
     body=JsonBody(NewEndpoint),
-    scope="webhooks",
     audit="webhook.create",
 )
-READ = Operation(read, TAG, (SHOWN,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks", audit="webhook.read")
-CHANGE = Operation(
+READ = webhook_call(read, (SHOWN,), refusals=FOUND, parameters=(ENDPOINT_ID,), audit="webhook.read")
+CHANGE = webhook_call(
     change,
-    TAG,
     (SHOWN,),
     refusals=(*BODY, WebhookNotFound),
     parameters=(ENDPOINT_ID,),
     body=JsonBody(EndpointChange),
-    scope="webhooks",
     audit="webhook.change",
 )
-DELETE = Operation(
-    delete,
-    TAG,
-    (Answer(204, "The endpoint is deleted"),),
-    refusals=FOUND,
-    parameters=(ENDPOINT_ID,),
-    scope="webhooks",
-    audit="webhook.delete",
+DELETE = webhook_call(
+    delete, (Answer(204, "The endpoint is deleted"),), refusals=FOUND, parameters=(ENDPOINT_ID,), audit="webhook.delete"
 )
-SECRET = Operation(
-    secret, TAG, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks", audit="webhook.read"
+SECRET = webhook_call(secret, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), audit="webhook.read")
+ROTATE = webhook_call(rotate, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), audit="webhook.rotate")
+OWN_SECRET = webhook_call(own_secret, (SHOWN_SECRET,), refusals=FOUND, audit="webhook.read")
+ROTATE_OWN = webhook_call(rotate_own, (SHOWN_SECRET,), refusals=FOUND, audit="webhook.rotate")
+TEST = webhook_call(
+    test, (BEGUN,), refusals=(*FOUND, InvalidOption, OFF), parameters=(ENDPOINT_ID,), audit="webhook.send"
 )
-ROTATE = Operation(
-    rotate, TAG, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks", audit="webhook.rotate"
-)
-OWN_SECRET = Operation(own_secret, TAG, (SHOWN_SECRET,), refusals=FOUND, scope="webhooks", audit="webhook.read")
-ROTATE_OWN = Operation(rotate_own, TAG, (SHOWN_SECRET,), refusals=FOUND, scope="webhooks", audit="webhook.rotate")
-TEST = Operation(
-    test,
-    TAG,
-    (BEGUN,),
-    refusals=(*FOUND, InvalidOption, OFF),
-    parameters=(ENDPOINT_ID,),
-    scope="webhooks",
-    audit="webhook.send",
-)
-DELIVERIES = Operation(
+DELIVERIES = webhook_call(
     deliveries,
-    TAG,
     (Answer(200, "A page of deliveries", {"application/json": DeliveryPage}),),
     refusals=(InvalidOption, StorageError),
     parameters=(STATE, JOB_ID, ENDPOINT, LIMIT, AFTER),
-    scope="webhooks",
 )
-DELIVERY = Operation(
+DELIVERY = webhook_call(
     delivery,
-    TAG,
     (Answer(200, "The delivery", {"application/json": WebhookDelivery}),),
     refusals=(DeliveryNotFound, StorageError),
     parameters=(DELIVERY_ID,),
-    scope="webhooks",
 )
-RESEND = Operation(
+RESEND = webhook_call(
     resend,
-    TAG,
     (BEGUN,),
     refusals=(DeliveryNotFound, InvalidOption, OFF, StorageError),
     parameters=(DELIVERY_ID,),
-    scope="webhooks",
     audit="webhook.send",
 )
