@@ -701,7 +701,7 @@ PROMISES = (
         ("test_a_process_that_is_killed_loses_few_requests_and_no_job",),
     ),
     Promise(
-        r"docstring Client\.usage",
+        r"docstring (Client|AsyncClient)\.usage",
         r"at most (\d+) days before",
         lambda: (constant("jobs", "MAX_DAYS") - 1,),
         ("test_days_are_checked",),

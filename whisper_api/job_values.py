@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from whisper_api.records import Record, Row
+from whisper_api.records import Record, Row, made_of
 from whisper_api.schema import Redaction, Segment, Stage, TokenLogprob, Transcript, Turn
 
 __all__ = [
@@ -276,15 +276,12 @@ def job_result(
         warnings: warnings of the submission; they precede the transcript's warnings.
         metadata: the client's metadata.
     """
-    return JobResult(
+    return made_of(
+        transcript,
+        JobResult,
         text=text,
-        language=transcript.language,
         segments=tuple(result_segment(segment) for segment in transcript.segments),
-        language_probability=transcript.language_probability,
-        duration=transcript.duration,
-        model=transcript.model,
         warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
-        speakers=transcript.speakers,
         speaker_embeddings=_or_unset(transcript.speaker_embeddings),
         speaker_scores=_or_unset(transcript.speaker_scores),
         turns=transcript.turns if transcript.turns or transcript.options.task == "diarize" else msgspec.UNSET,

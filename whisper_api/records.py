@@ -9,9 +9,10 @@ import msgspec
 
 from whisper_api.errors import InvalidInput
 
-__all__ = ["Record", "Row", "rfc3339", "rfc3339_or_none"]
+__all__ = ["Record", "Row", "made_of", "rfc3339", "rfc3339_or_none"]
 
 R = TypeVar("R", bound="Record")
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -88,6 +89,18 @@ class Row(Record, frozen=True):
 
     __dataclass_fields__: ClassVar[dict[str, Any]] = _DataclassMember()  # type: ignore[assignment]
     __dataclass_params__: ClassVar[Any] = _DataclassMember()
+
+
+def made_of(source: object, kind: type[S], **others: Any) -> S:
+    """A Struct that takes the fields of its names from another object.
+
+    Args:
+        source: the object; fields that it does not have take their default.
+        kind: class of the Struct.
+        others: the values of fields that are not those of the object.
+    """
+    names = [name for name in kind.__struct_fields__ if name not in others and hasattr(source, name)]
+    return kind(**{name: getattr(source, name) for name in names}, **others)
 
 
 def rfc3339(seconds: float) -> str:

@@ -25,7 +25,7 @@ from whisper_api.access.key_rules import (
 from whisper_api.access.key_verification import KeyVerification, digest_of, key_id_in
 from whisper_api.errors import InvalidOption, KeyNotFound
 from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, NewKey, Role, Scope
-from whisper_api.records import rfc3339, rfc3339_or_none
+from whisper_api.records import made_of, rfc3339, rfc3339_or_none
 from whisper_api.store.keys import NewSecret
 from whisper_api.store.rows import Key
 
@@ -258,19 +258,15 @@ def access_key(key: Key) -> AccessKey:
     now = time.time()
     state = key.state(now)
     until = key.old_secret_until
-    return AccessKey(
-        key_id=key.key_id,
-        name=key.name,
-        role=key.role,
+    return made_of(
+        key,
+        AccessKey,
         state=state,
         created_at=rfc3339(key.created_at),
         expires_at=rfc3339_or_none(key.expires_at),
         revoked_at=rfc3339_or_none(key.revoked_at) if state == "revoked" else None,
         last_used_at=rfc3339_or_none(key.last_used_at),
         old_secret_until=rfc3339_or_none(until) if until is not None and state == "active" and now < until else None,
-        scopes=key.scopes,
-        rate=key.rate,
-        quota=key.quota,
     )
 
 

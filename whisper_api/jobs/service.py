@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -35,7 +36,7 @@ from whisper_api.jobs.vocabularies import Vocabularies
 from whisper_api.jobs.webhooks import Webhooks
 from whisper_api.outbound.connecting import hosts_in
 from whisper_api.schema import Transcript, TranscriptionOptions
-from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
+from whisper_api.store.job_search import ALL_JOBS, JobFilter, page_of
 from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
 from whisper_api.store.usage import OverQuota
 
@@ -43,7 +44,6 @@ __all__ = ["Health", "JobService", "Reservation", "Submission"]
 
 log = logging.getLogger("whisper_api.jobs")
 
-MAX_PAGE = 1000
 # A job that ended this long ago is still joined: a client whose connection broke has tried again by then.
 JOIN_SECONDS = 600.0
 
@@ -230,17 +230,13 @@ class JobService(Lifecycle):
         """
         if filter.metadata_value is not None and filter.metadata_key is None:
             raise InvalidOption("metadata_value", "needs metadata_key, the key of the value")
-        if not 1 <= limit <= MAX_PAGE:
-            raise InvalidOption("limit", f"expected a whole number from 1 to {MAX_PAGE}")
-        before_seq = None if after is None else seq_of(after)
-        jobs = self.store.page(owner, filter, limit=limit + 1, before_seq=before_seq)
-        page = jobs[:limit]
+        page, cursor = page_of(functools.partial(self.store.page, owner, filter), limit, after)
         positions, running, held = self._queue.positions(), self._running.snapshots(), self._queue.held()
         statuses = [
             status_of(job, running, held, positions.get(job.job_id, 1) if job.state == "Queued" else None, None)
             for job in page
         ]
-        return statuses, cursor_of(page[-1].seq) if len(jobs) > limit else None
+        return statuses, cursor
 
     def result(self, job_id: str, owner: str | None) -> tuple[Job, Transcript]:
         """A job and its transcript, with the corrections applied.

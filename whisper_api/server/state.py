@@ -28,11 +28,14 @@ __all__ = [
     "blocking",
     "caller_of",
     "owner_of",
+    "reads",
     "sees_texts",
+    "service_of",
     "state_in",
     "state_of",
     "thread_count",
     "viewer_of",
+    "writes",
 ]
 
 T = TypeVar("T")
@@ -134,6 +137,11 @@ def state_of(request: Request) -> ServerState:
     return state_in(request.scope)
 
 
+def service_of(request: Request) -> JobService:
+    """The jobs of the application that handles a request."""
+    return state_of(request).service
+
+
 def owner_of(request: Request) -> str:
     """The owner of the jobs that the caller submits: the id of the caller's key; empty without authorization."""
     key = request.scope["state"].get("key")
@@ -170,6 +178,28 @@ async def blocking(pool: Executor | None, function: Callable[..., T], *args: obj
     """
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(context.run, function, *args))
+
+
+async def reads(request: Request, function: Callable[..., T], *args: object) -> T:
+    """Run a function that reads the database, in a thread.
+
+    Args:
+        request: the request that needs the result.
+        function: the function.
+        args: its arguments.
+    """
+    return await blocking(state_of(request).reads, function, *args)
+
+
+async def writes(request: Request, function: Callable[..., T], *args: object) -> T:
+    """Run a function that writes to the database, in a thread.
+
+    Args:
+        request: the request that needs the result.
+        function: the function.
+        args: its arguments.
+    """
+    return await blocking(state_of(request).uploads, function, *args)
 
 
 def thread_count(http_workers: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -11,7 +13,12 @@ from whisper_api.job_values import JobState
 from whisper_api.store.metadata import searched
 from whisper_api.store.texts import digest
 
-__all__ = ["ALL_JOBS", "JobFilter", "conditions", "cursor_of", "seq_of"]
+__all__ = ["ALL_JOBS", "JobFilter", "conditions", "page_of"]
+
+T = TypeVar("T")
+
+# Most entries of a page.
+MAX_PAGE = 1000
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,23 +69,41 @@ def conditions(owner: str | None, filter: JobFilter, before_seq: int | None) -> 
     return (f"WHERE {' AND '.join(clauses)}" if clauses else ""), values
 
 
-def cursor_of(seq: int) -> str:
+def _cursor_of(seq: int) -> str:
     """The cursor for a job's number; opaque to clients."""
     return base64.urlsafe_b64encode(str(seq).encode()).decode().rstrip("=")
 
 
-def seq_of(cursor: str) -> int:
+def page_of(read: Callable[..., list[T]], limit: int, after: str | None) -> tuple[list[T], str | None]:
+    """A page of a list, and the cursor of the next page; None on the last one.
+
+    Args:
+        read: gives the entries, newest first: at most ``limit``, and only those before the number ``before_seq``.
+        limit: most entries of a page.
+        after: the cursor of the page before; None for the first page.
+
+    Raises:
+        InvalidOption: the limit or the cursor cannot be used.
+    """
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidOption("limit", f"expected a whole number from 1 to {MAX_PAGE}")
+    found = read(limit=limit + 1, before_seq=None if after is None else _seq_of(after))
+    last: Any = found[limit - 1] if len(found) > limit else None
+    return found[:limit], None if last is None else _cursor_of(last.seq)
+
+
+def _seq_of(cursor: str) -> int:
     """The number in a cursor.
 
     Raises:
-        InvalidOption: :func:`cursor_of` does not give this cursor.
+        InvalidOption: :func:`_cursor_of` does not give this cursor.
     """
     try:
         seq = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except ValueError:
         seq = 0
     # Other texts can be decoded too, and SQLite has no larger integers.
-    if not 0 < seq < 1 << 63 or cursor_of(seq) != cursor:
+    if not 0 < seq < 1 << 63 or _cursor_of(seq) != cursor:
         raise InvalidOption("after", "expected the value of next in a response")
     return seq
 

@@ -15,7 +15,7 @@ from whisper_api.errors import InvalidOption
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.query import MOMENT, seconds_of
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import blocking, state_of
+from whisper_api.server.state import reads, service_of
 
 __all__ = ["AUDIT"]
 
@@ -44,15 +44,14 @@ async def audit(request: Request) -> Response:
 
     An entry has ids and names of keys, and no text of a client. The call is an entry too.
     """
-    state = state_of(request)
     filter = AuditFilter(
         since=seconds_of(SINCE.of(request)),
         until=seconds_of(UNTIL.of(request)),
         key=KEY.of(request),
         action=ACTION.of(request),
     )
-    search = functools.partial(state.service.audit.page, filter, limit=LIMIT.of(request), after=AFTER.of(request))
-    page, cursor = await blocking(state.reads, search)
+    search = functools.partial(service_of(request).audit.page, filter, limit=LIMIT.of(request), after=AFTER.of(request))
+    page, cursor = await reads(request, search)
     return JsonResponse(AuditPage(records=tuple(page), next=cursor))
 
 

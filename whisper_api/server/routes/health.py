@@ -11,7 +11,7 @@ from starlette.responses import Response
 from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.state import blocking, state_of
+from whisper_api.server.state import reads, state_of
 
 __all__ = ["LIVEZ", "READYZ"]
 
@@ -55,7 +55,7 @@ async def readyz(request: Request) -> Response:
         or failed.
     """
     state = state_of(request)
-    health = await blocking(state.reads, state.service.health)
+    health = await reads(request, state.service.health)
     if not health.ready:
         raise Problem(503, health.state, health.reason, {"Retry-After": str(RETRY_SECONDS)})
     return JsonResponse(Ready(status=health.state, loading=health.loading, reason=health.reason))

@@ -31,7 +31,7 @@ from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import result_response
 from whisper_api.server.responses.warning_headers import WARNING
-from whisper_api.server.state import blocking, sees_texts, state_of, viewer_of
+from whisper_api.server.state import blocking, reads, sees_texts, service_of, state_of, viewer_of
 from whisper_api.server.uploads.upload_fields import RENDER_FIELDS
 from whisper_api.store.job_search import JobFilter
 
@@ -93,13 +93,12 @@ async def status(request: Request) -> Response:
 
     An operator sees no file name, metadata, warnings and reason of a failure.
     """
-    state = state_of(request)
     job_id = job_id_of(request)
     seconds = WAIT.of(request)
     if seconds:
         found = await wait_for_change(request, job_id, seconds)
     else:
-        found = await blocking(state.reads, state.service.status, job_id, viewer_of(request))
+        found = await reads(request, service_of(request).status, job_id, viewer_of(request))
     return JsonResponse(found if sees_texts(request) else _without_texts(found))
 
 
@@ -145,7 +144,7 @@ async def jobs(request: Request) -> Response:
     search = functools.partial(
         state.service.list_jobs, viewer_of(request), filter, limit=LIMIT.of(request), after=AFTER.of(request)
     )
-    page, cursor = await blocking(state.reads, search)
+    page, cursor = await reads(request, search)
     return JsonResponse(JobPage(jobs=tuple(page if shows_texts else map(_without_texts, page)), next=cursor))
 
 

@@ -15,9 +15,8 @@ from whisper_api.key_values import AccessKey, KeyChange, KeyWithSecret, NewKey, 
 from whisper_api.server.auditing import note
 from whisper_api.server.operations import Answer, JsonBody, Operation, Parameter
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import blocking, state_of
-from whisper_api.server.uploads.json_body import BODY_REFUSALS, decoded
-from whisper_api.server.uploads.receiving import received_body
+from whisper_api.server.state import blocking, reads, state_of, writes
+from whisper_api.server.uploads.receiving import BODY_REFUSALS, decoded, received_body, received_value
 
 __all__ = ["CHANGE", "CREATE", "LIST", "REVOKE", "ROTATE", "SHOW"]
 
@@ -37,8 +36,7 @@ class KeyList(msgspec.Struct, frozen=True, kw_only=True):
 
 async def keys(request: Request) -> Response:
     """List all keys, also those that have expired or were revoked, without their secrets."""
-    state = state_of(request)
-    found = await blocking(state.reads, state.keys.list)
+    found = await reads(request, _ring(request).list)
     return JsonResponse(KeyList(keys=tuple(map(access_key, found))))
 
 
@@ -47,8 +45,8 @@ async def create_key(request: Request) -> Response:
 
     A caller whose own key has scopes can only create keys with scopes among these.
     """
-    new = decoded(await _body(request), NewKey)
-    key, token = await blocking(state_of(request).uploads, _ring(request).add, new, _by(request))
+    new = await received_value(request, NewKey, max_bytes=MAX_BYTES)
+    key, token = await writes(request, _ring(request).add, new, _by(request))
     note(request, key.key_id)
     root = request.scope.get("root_path", "")
     headers = {"Location": f"{root}/admin/keys/{key.key_id}"}
@@ -57,7 +55,7 @@ async def create_key(request: Request) -> Response:
 
 async def key(request: Request) -> Response:
     """Show a key, without its secret."""
-    return _response(await blocking(state_of(request).reads, _ring(request).get, _key_id(request)))
+    return _response(await reads(request, _ring(request).get, _key_id(request)))
 
 
 async def change_key(request: Request) -> Response:
@@ -66,9 +64,9 @@ async def change_key(request: Request) -> Response:
     Requests that begin later see the change. A key that has expired or was revoked cannot be changed. The last key that
     can manage keys keeps its role and its scope `admin` and gets no expiry.
     """
-    change = decoded(await _body(request), KeyChange)
+    change = await received_value(request, KeyChange, max_bytes=MAX_BYTES)
     changing = _ring(request).change, _key_id(request), change, _by(request)
-    return _response(await blocking(state_of(request).uploads, *changing))
+    return _response(await writes(request, *changing))
 
 
 async def rotate_key(request: Request) -> Response:
@@ -77,10 +75,10 @@ async def rotate_key(request: Request) -> Response:
     Earlier secrets are accepted for `grace_seconds` more; 0 ends them at once. If the response is lost, rotate again
     with the old secret.
     """
-    body = await _body(request)
+    body = await received_body(request, max_bytes=MAX_BYTES, seconds=state_of(request).config.timeout_seconds)
     rotation = decoded(body, Rotation) if body.strip() else Rotation()
     rotating = _ring(request).rotate, _key_id(request), rotation.grace_seconds, _by(request)
-    key, token = await blocking(state_of(request).uploads, *rotating)
+    key, token = await writes(request, *rotating)
     return JsonResponse(KeyWithSecret(key=access_key(key), token=token))
 
 
@@ -100,10 +98,6 @@ async def revoke_key(request: Request) -> Response:
 
     # Not in a pool of the server, because the cancellation of running jobs may take a moment.
     return _response(await blocking(None, revoke))
-
-
-async def _body(request: Request) -> bytes:
-    return await received_body(request, max_bytes=MAX_BYTES, seconds=state_of(request).config.timeout_seconds)
 
 
 def _ring(request: Request) -> KeyRing:

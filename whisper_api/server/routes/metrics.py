@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.server.operations import Answer, Operation
-from whisper_api.server.state import blocking, state_of
+from whisper_api.server.state import reads, service_of
 
 __all__ = ["METRICS"]
 
@@ -16,9 +16,8 @@ async def metrics(request: Request) -> Response:
 
     ``WHISPER_METRICS_PORT`` opens another port, which has only this path and needs no key.
     """
-    state = state_of(request)
     accept = request.headers.get("accept", "")
-    body, content_type = await blocking(state.reads, state.service.metrics.render, accept)
+    body, content_type = await reads(request, service_of(request).metrics.render, accept)
     # Not as the argument media_type, to which Starlette would add a second charset.
     return Response(body, headers={"Content-Type": content_type})
 

@@ -43,7 +43,7 @@ from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import delivered, in_turn
 from whisper_api.server.responses.warning_headers import WARNING, add_warnings
-from whisper_api.server.state import blocking, state_of, viewer_of
+from whisper_api.server.state import reads, state_of, viewer_of
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
 from whisper_api.server.uploads.rules import UploadRules
@@ -113,13 +113,13 @@ async def translate_deployment(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """List the models on the server; the configured model is the first. Transcriptions may also name other models."""
     state = state_of(request)
-    return JsonResponse(ModelList(data=await blocking(state.reads, models_here, state)))
+    return JsonResponse(ModelList(data=await reads(request, models_here, state)))
 
 
 async def model(request: Request) -> Response:
     """Look up the model that a transcription uses when its request has this name."""
     state = state_of(request)
-    return JsonResponse(await blocking(state.reads, model_named, request.path_params["id"], state))
+    return JsonResponse(await reads(request, model_named, request.path_params["id"], state))
 
 
 async def _answer(request: Request, task: Task, deployment: str | None = None) -> Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import uuid
 from collections.abc import Callable
 from typing import Annotated
 
@@ -23,15 +22,14 @@ from whisper_api.errors import (
     StorageError,
 )
 from whisper_api.jobs.speakers import NAME_FIELD, SAMPLES_FIELD
-from whisper_api.server.auditing import note
+from whisper_api.server.auditing import note, noted_id
 from whisper_api.server.middleware.auth import check_key
 from whisper_api.server.operations import Answer, Cause, FormBody, FormField, JsonBody, Operation, Parameter
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.state import blocking, caller_of, owner_of, state_of, viewer_of
-from whisper_api.server.uploads.json_body import BODY_REFUSALS, decoded
-from whisper_api.server.uploads.receiving import received_body, upload_turn
+from whisper_api.server.state import blocking, caller_of, owner_of, reads, service_of, state_of, viewer_of, writes
+from whisper_api.server.uploads.receiving import BODY_REFUSALS, received_value, upload_turn
 from whisper_api.server.uploads.voice_samples import VoiceForm, read_voice_form, received_voice_form
 from whisper_api.voices import Speaker
 
@@ -81,43 +79,42 @@ async def enroll(request: Request) -> Response:
     speaker = await _embedded(request, lambda form: service.speakers.enroll(owner, form.name, form.recordings()))
     note(request, speaker.speaker_id)
     root = request.scope.get("root_path", "")
-    return _response(speaker, 201, {"Location": f"{root}/speakers/{speaker.speaker_id}"})
+    return JsonResponse(speaker, 201, {"Location": f"{root}/speakers/{speaker.speaker_id}"})
 
 
 async def add_samples(request: Request) -> Response:
     """Add recordings to a speaker. They replace recordings that another model has embedded."""
     speaker_id, viewer, service = _speaker_id(request), viewer_of(request), state_of(request).service
-    return _response(
+    return JsonResponse(
         await _embedded(request, lambda form: service.speakers.add_samples(speaker_id, viewer, form.recordings()))
     )
 
 
 async def speakers(request: Request) -> Response:
     """List the caller's known speakers; an admin sees those of all callers."""
-    state = state_of(request)
-    found = await blocking(state.reads, state.service.speakers.list, viewer_of(request))
+    found = await reads(request, service_of(request).speakers.list, viewer_of(request))
     return JsonResponse(SpeakerList(speakers=found))
 
 
 async def speaker(request: Request) -> Response:
     """Get a known speaker."""
-    state = state_of(request)
-    return _response(await blocking(state.reads, state.service.speakers.get, _speaker_id(request), viewer_of(request)))
+    return JsonResponse(
+        await reads(request, service_of(request).speakers.get, _speaker_id(request), viewer_of(request))
+    )
 
 
 async def rename(request: Request) -> Response:
     """Rename a known speaker. Earlier transcripts keep the old name."""
-    state = state_of(request)
     speaker_id = _speaker_id(request)
-    body = await received_body(request, max_bytes=MAX_NAME_BYTES, seconds=state.config.timeout_seconds)
-    name = decoded(body, SpeakerName).name
-    return _response(await blocking(state.uploads, state.service.speakers.rename, speaker_id, viewer_of(request), name))
+    name = (await received_value(request, SpeakerName, max_bytes=MAX_NAME_BYTES)).name
+    return JsonResponse(
+        await writes(request, service_of(request).speakers.rename, speaker_id, viewer_of(request), name)
+    )
 
 
 async def delete(request: Request) -> Response:
     """Delete a known speaker: the name and the voice. Transcripts keep the name until they are deleted."""
-    state = state_of(request)
-    await blocking(state.uploads, state.service.speakers.delete, _speaker_id(request), viewer_of(request))
+    await writes(request, service_of(request).speakers.delete, _speaker_id(request), viewer_of(request))
     return JsonResponse(DeletedSpeaker())
 
 
@@ -138,17 +135,7 @@ async def _embedded(request: Request, work: Callable[[VoiceForm], Speaker]) -> S
 
 
 def _speaker_id(request: Request) -> str:
-    text: str = request.path_params["speaker_id"]
-    try:
-        speaker_id = str(uuid.UUID(text))
-    except ValueError:
-        raise SpeakerNotFound(text) from None
-    note(request, speaker_id)
-    return speaker_id
-
-
-def _response(speaker: Speaker, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return JsonResponse(speaker, status, headers)
+    return noted_id(request, "speaker_id", SpeakerNotFound)
 
 
 SAMPLES = FormField(f"{SAMPLES_FIELD}[]", bytes, "Recordings of 2 to 10 seconds of this person alone", True, True)

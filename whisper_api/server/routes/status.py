@@ -16,7 +16,7 @@ from whisper_api.key_values import Role
 from whisper_api.permissions import exposed_files
 from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import ServerState, blocking, state_of, thread_count, viewer_of
+from whisper_api.server.state import ServerState, reads, state_of, thread_count, viewer_of
 from whisper_api.server.version import version
 
 __all__ = ["STATUS", "ServerStatus"]
@@ -176,7 +176,7 @@ async def server_status(request: Request) -> Response:
     port = server[1] if server is not None else None
     key = request.scope["state"].get("key")
     role = key.role if key is not None else None
-    return JsonResponse(await blocking(state.reads, _describe, state, viewer_of(request), role, port))
+    return JsonResponse(await reads(request, _describe, state, viewer_of(request), role, port))
 
 
 def _describe(state: ServerState, viewer: str | None, role: Role | None, port: int | None) -> ServerStatus:

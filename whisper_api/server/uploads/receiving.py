@@ -7,12 +7,13 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Executor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from whisper_api.errors import CallerLimit
+from whisper_api.errors import CallerLimit, InvalidInput
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.delivery import BodyReceive
 from whisper_api.server.responses.problems import Problem
@@ -42,6 +43,19 @@ TURN_SECONDS = 30.0
 RETRY_SECONDS = 30.0
 # Key of an ASGI scope: marks a request that has its turn.
 TURN = "whisper_api.upload_turn"
+
+
+MAX_JSON_BYTES = 1 << 20
+
+# What an operation with a JSON body may answer because of the body.
+BODY_REFUSALS = (
+    InvalidInput,
+    CallerLimit,
+    Problem(408, "slow_sender", "The body comes too slowly"),
+    Problem(413, "body_too_large", "The body is larger than the address takes"),
+)
+
+T = TypeVar("T")
 
 
 class Reader(Protocol):
@@ -166,6 +180,40 @@ async def received_body(request: Request, *, max_bytes: int, seconds: float) -> 
                 if len(body) > max_bytes:
                     raise too_long
     return bytes(body)
+
+
+async def received_value(request: Request, kind: type[T], *, max_bytes: int = MAX_JSON_BYTES) -> T:
+    """The value of a request's JSON body.
+
+    Args:
+        request: a request whose body was not read yet.
+        kind: type of the value.
+        max_bytes: most bytes of the body.
+
+    Raises:
+        InvalidInput: the body is not JSON, or no such value.
+        Problem, CallerLimit, ClientDisconnect: as with :func:`received_body`.
+    """
+    seconds = state_of(request).config.timeout_seconds
+    return decoded(await received_body(request, max_bytes=max_bytes, seconds=seconds), kind)
+
+
+def decoded(body: bytes, kind: type[T]) -> T:
+    """The value of a JSON body.
+
+    Args:
+        body: the whole body.
+        kind: type of the value.
+
+    Raises:
+        InvalidInput: the body is not JSON, or no such value.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except RecursionError:
+        raise InvalidInput("The body cannot be used: its JSON is nested too deep") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidInput(f"The body cannot be used: {error}") from None
 
 
 def _reader_for(request: Request, form: IncomingForm, raw: bool, json: bool) -> Reader:

@@ -28,6 +28,7 @@ from whisper_api.errors import (
     WhisperApiError,
 )
 from whisper_api.jobs.service import Submission
+from whisper_api.records import made_of
 from whisper_api.schema import TranscriptionOptions
 from whisper_api.server.auditing import note
 from whisper_api.server.limits import note_quotas
@@ -292,24 +293,18 @@ class _Submitter(Generic[F]):
 
     def _submission(self, file: IncomingFile, stored: StoredFile, audio_seconds: float | None) -> Submission:
         form = self.form
-        return Submission(
+        return made_of(
+            form,
+            Submission,
             job_id=self._reservations.of(stored).job_id,
             owner=self._owner,
             options=self._options,
-            output_format=form.output_format,
-            render_options=form.render_options,
-            keep_result=form.keep_result,
             file_name=file.file_name,
             audio_bytes=stored.size,
             audio_seconds=audio_seconds,
-            hf_token=form.hf_token,
-            warnings=form.warnings,
             idempotency_key=self._keys.get(file.number),
             fingerprint=file.fingerprint,
-            metadata=form.metadata,
             known_speakers=tuple(speaker.name for speaker in form.known_speakers),
-            webhook_url=form.webhook_url,
-            webhook_include_result=form.webhook_include_result,
             join=self._rules.join,
             not_to_join=self._rules.not_to_join,
         )
