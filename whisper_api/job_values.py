@@ -21,6 +21,7 @@ __all__ = [
     "JobCompletedEvent",
     "JobEvent",
     "JobFailedEvent",
+    "JobPage",
     "JobProgressEvent",
     "JobQueuedEvent",
     "JobResult",
@@ -80,6 +81,18 @@ class JobStatus(Record, frozen=True, kw_only=True, omit_defaults=True):
     result_gone: bool = False
     # omit_defaults omits no default of a factory function, so every record has this member.
     warnings: tuple[str, ...] = msgspec.field(default_factory=_none_yet)
+
+
+class JobPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of jobs.
+
+    Attributes:
+        jobs: the jobs, newest first.
+        next: the cursor ``after`` for the next page; None on the last page.
+    """
+
+    jobs: tuple[JobStatus, ...]
+    next: str | None
 
 
 class ResultWord(Row, frozen=True, kw_only=True):

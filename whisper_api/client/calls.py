@@ -28,7 +28,6 @@ __all__ = [
     "Calls",
     "Cleanup",
     "Methods",
-    "Page",
     "Pages",
     "Pause",
     "Request",
@@ -45,7 +44,6 @@ T = TypeVar("T")
 B = TypeVar("B")
 A = TypeVar("A")
 P = ParamSpec("P")
-AnyPage = TypeVar("AnyPage", bound="Page")
 
 
 class Request(NamedTuple):
@@ -88,12 +86,6 @@ class Cleanup(NamedTuple):
 Step = Request | Pause | Work | Cleanup
 # Resumed with a Response after a Request, with the function's value after Work, else with None.
 Steps = Generator[Step, Any, T]
-
-
-class Page(msgspec.Struct, kw_only=True):
-    """A page of a list, and the cursor of the next page; a list has its own subclass, with its entries."""
-
-    next: str | None = None
 
 
 class Blocking:
@@ -187,14 +179,14 @@ class Pages(Generic[T]):
 
     def __init__(
         self,
-        page: Callable[[Mapping[str, str]], Steps[AnyPage]],
+        page: Callable[[Mapping[str, str]], Steps[Any]],
         query: Mapping[str, str],
-        entries: Callable[[AnyPage], Sequence[T]],
+        entries: Callable[[Any], Sequence[T]],
     ) -> None:
         self.more = True
-        self._page: Callable[[Mapping[str, str]], Steps[Any]] = page
+        self._page = page
         self._query = dict(query)
-        self._entries: Callable[[Any], Sequence[T]] = entries
+        self._entries = entries
 
     def following(self) -> Steps[Sequence[T]]:
         """The entries of the next page."""
@@ -221,7 +213,7 @@ class Calls:
         self._retries = retries
 
     def pages(
-        self, path: str, kind: type[AnyPage], params: Mapping[str, str], entries: Callable[[AnyPage], Sequence[T]]
+        self, path: str, kind: type[B], params: Mapping[str, str], entries: Callable[[B], Sequence[T]]
     ) -> Pages[T]:
         """The pages of a list.
 

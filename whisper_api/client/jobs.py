@@ -15,7 +15,6 @@ import msgspec
 from whisper_api.client.calls import (
     Cleanup,
     Methods,
-    Page,
     Pages,
     Pause,
     Request,
@@ -29,7 +28,7 @@ from whisper_api.client.fields import form_fields, search, texts
 from whisper_api.client.responses import decoded
 from whisper_api.client.upload import MultipartForm, Source, opened
 from whisper_api.errors import JobCanceled, JobFailed, JobNotFinished
-from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobState, JobStatus
+from whisper_api.job_values import FINAL_STATES, Corrections, JobPage, JobResult, JobState, JobStatus
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 
 __all__ = ["RESTART_SECONDS", "JobMethods"]
@@ -41,12 +40,6 @@ LONG_POLL = 30.0
 WATCHED_POLL = 1.0
 # Least seconds between two requests, because a server that stops does not hold them.
 SHORTEST_POLL = 0.25
-
-
-class JobPage(Page):
-    """A page of the caller's jobs."""
-
-    jobs: tuple[JobStatus, ...]
 
 
 class _Accepted(msgspec.Struct):

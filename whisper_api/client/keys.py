@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from whisper_api.client.calls import Methods, Steps, api_call, path_of
-from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, KeyWithSecret, NewKey, Rotation
+from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, KeyList, KeyWithSecret, NewKey, Rotation
 
 __all__ = ["KeyMethods"]
-
-
-class KeyList(msgspec.Struct):
-    """All keys of a server."""
-
-    keys: tuple[AccessKey, ...]
 
 
 class KeyMethods(Methods):

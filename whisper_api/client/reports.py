@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any
 
-from whisper_api.audit_records import AuditRecord
-from whisper_api.client.calls import Methods, Page, Pages, Steps, api_call, api_list
+from whisper_api.audit_records import AuditPage, AuditRecord
+from whisper_api.client.calls import Methods, Pages, Steps, api_call, api_list
 from whisper_api.client.fields import texts
 from whisper_api.usage_records import Usage
 
@@ -14,12 +14,6 @@ __all__ = ["ReportMethods"]
 
 # Entries of the audit trail that one request asks for.
 AUDIT_PAGE = 1000
-
-
-class AuditPage(Page):
-    """A page of the audit trail."""
-
-    records: tuple[AuditRecord, ...]
 
 
 class ReportMethods(Methods):

@@ -5,22 +5,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-import msgspec
-
 from whisper_api.client.calls import Methods, Steps, Work, api_call, path_of
 from whisper_api.client.upload import Source, whole
-from whisper_api.voices import Speaker
+from whisper_api.voices import Speaker, SpeakerList
 
 __all__ = ["SpeakerMethods"]
 
 # Seconds that the server may take to compute a voice, which waits for other voices and for models.
 EMBED_SECONDS = 300.0
-
-
-class SpeakerList(msgspec.Struct):
-    """All known speakers of a key."""
-
-    speakers: tuple[Speaker, ...]
 
 
 class SpeakerMethods(Methods):

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
-from whisper_api.client.calls import Calls, Methods, Page, Pages, Steps, api_call, api_list, path_of
+from whisper_api.client.calls import Calls, Methods, Pages, Steps, api_call, api_list, path_of
 from whisper_api.client.fields import texts
-from whisper_api.webhooks import DeliveryState, WebhookDelivery, WebhookEndpoint, WebhookEventType, WebhookSecret
+from whisper_api.webhooks import (
+    DeliveryPage,
+    DeliveryState,
+    EndpointList,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEventType,
+    WebhookSecret,
+)
 
 __all__ = ["WebhookMethods"]
 
@@ -17,18 +23,6 @@ __all__ = ["WebhookMethods"]
 ONCE = Calls(0)
 # Seconds that the server may take to look up the name of a host.
 LOOKUP_SECONDS = 60.0
-
-
-class DeliveryPage(Page):
-    """A page of deliveries."""
-
-    deliveries: tuple[WebhookDelivery, ...]
-
-
-class EndpointList(msgspec.Struct):
-    """All endpoints of a key."""
-
-    webhooks: tuple[WebhookEndpoint, ...]
 
 
 class WebhookMethods(Methods):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.audit_records import AuditFilter, AuditRecord
+from whisper_api.audit_records import AuditFilter, AuditPage
 from whisper_api.errors import InvalidOption
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.query import MOMENT, seconds_of
@@ -25,18 +24,6 @@ KEY = Parameter("key", str, "Only entries of the key with this id or name")
 ACTION = Parameter("action", str, "Only this action, as in job.read; or all of a kind, as in job")
 LIMIT = Parameter("limit", Annotated[int, Meta(ge=1, le=1000)], "Entries on a page", 100)
 AFTER = Parameter("after", str, "The cursor `next` of the page before")
-
-
-class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of the audit trail.
-
-    Attributes:
-        records: the entries, newest first.
-        next: the cursor ``after`` for the next page; None on the last page.
-    """
-
-    records: tuple[AuditRecord, ...]
-    next: str | None
 
 
 async def audit(request: Request) -> Response:

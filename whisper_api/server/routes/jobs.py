@@ -21,7 +21,7 @@ from whisper_api.errors import (
     StorageError,
 )
 from whisper_api.formats import DOCUMENTS, FORMATS
-from whisper_api.job_values import JobResult, JobState, JobStatus
+from whisper_api.job_values import JobPage, JobResult, JobState, JobStatus
 from whisper_api.server.auditing import note
 from whisper_api.server.openapi.whisperx_json import WhisperxTranscript
 from whisper_api.server.operations import Answer, Operation, Parameter
@@ -62,18 +62,6 @@ NO_SEARCH = Problem(
     403, "forbidden_role", "A key with the role operator may not search metadata: use a key with the role user or admin"
 )
 AFTER = Parameter("after", str, "The cursor `next` of the page before")
-
-
-class JobPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of jobs.
-
-    Attributes:
-        jobs: the jobs, newest first.
-        next: the cursor ``after`` for the next page; None on the last page.
-    """
-
-    jobs: tuple[JobStatus, ...]
-    next: str | None
 
 
 class CancelResponse(msgspec.Struct, frozen=True, kw_only=True):

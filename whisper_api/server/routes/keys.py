@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import re
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.access.keys import Key, KeyRing, access_key
 from whisper_api.errors import InvalidOption, KeyNotFound, LastAdminKey, StorageError
-from whisper_api.key_values import AccessKey, KeyChange, KeyWithSecret, NewKey, Rotation
+from whisper_api.key_values import AccessKey, KeyChange, KeyList, KeyWithSecret, NewKey, Rotation
 from whisper_api.server.auditing import note
 from whisper_api.server.operations import Answer, JsonBody, Operation, Parameter
 from whisper_api.server.resource import JsonResponse
@@ -22,16 +21,6 @@ __all__ = ["CHANGE", "CREATE", "LIST", "REVOKE", "ROTATE", "SHOW"]
 
 MAX_BYTES = 16 << 10
 KEY_ID_FORM = re.compile("[0-9a-f]{8}")
-
-
-class KeyList(msgspec.Struct, frozen=True, kw_only=True):
-    """All keys.
-
-    Attributes:
-        keys: the oldest first, also those that have expired or were revoked.
-    """
-
-    keys: tuple[AccessKey, ...]
 
 
 async def keys(request: Request) -> Response:

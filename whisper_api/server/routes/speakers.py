@@ -31,22 +31,12 @@ from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import blocking, caller_of, owner_of, reads, service_of, state_of, viewer_of, writes
 from whisper_api.server.uploads.receiving import BODY_REFUSALS, received_value, upload_turn
 from whisper_api.server.uploads.voice_samples import VoiceForm, read_voice_form, received_voice_form
-from whisper_api.voices import Speaker
+from whisper_api.voices import Speaker, SpeakerList
 
 __all__ = ["ADD_SAMPLES", "DELETE", "ENROLL", "RENAME", "SPEAKER", "SPEAKERS"]
 
 MAX_NAME_BYTES = 16 << 10
 SPEAKER_ID = Parameter("speaker_id", str, "Id of the speaker", location="path", required=True)
-
-
-class SpeakerList(msgspec.Struct, frozen=True, kw_only=True):
-    """The known speakers of a caller.
-
-    Attributes:
-        speakers: the oldest first.
-    """
-
-    speakers: tuple[Speaker, ...]
 
 
 class SpeakerName(msgspec.Struct, frozen=True, kw_only=True):

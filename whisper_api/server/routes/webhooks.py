@@ -22,7 +22,15 @@ from whisper_api.server.state import blocking, caller_of, owner_of, reads, servi
 from whisper_api.server.uploads.receiving import BODY_REFUSALS, received_value
 from whisper_api.server.uploads.webhook_fields import OFF, check_webhooks_enabled
 from whisper_api.store.deliveries import DeliveryFilter
-from whisper_api.webhooks import DeliveryState, WebhookDelivery, WebhookEndpoint, WebhookEventType, WebhookSecret
+from whisper_api.webhooks import (
+    DeliveryPage,
+    DeliveryState,
+    EndpointList,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEventType,
+    WebhookSecret,
+)
 
 __all__ = [
     *("CHANGE", "CREATE", "DELETE", "DELIVERIES", "DELIVERY", "LIST", "OWN_SECRET", "READ", "RESEND", "ROTATE"),
@@ -51,28 +59,6 @@ class NewEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[WebhookEventType, ...] | msgspec.UnsetType = msgspec.UNSET
     include_result: bool = False
     description: Annotated[str, Meta(max_length=255)] = ""
-
-
-class EndpointList(msgspec.Struct, frozen=True, kw_only=True):
-    """The endpoints of a caller.
-
-    Attributes:
-        webhooks: the oldest first.
-    """
-
-    webhooks: tuple[WebhookEndpoint, ...]
-
-
-class DeliveryPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of deliveries.
-
-    Attributes:
-        deliveries: the newest first.
-        next: the cursor ``after`` for the next page; None on the last page.
-    """
-
-    deliveries: tuple[WebhookDelivery, ...]
-    next: str | None
 
 
 async def list_all(request: Request) -> Response:
