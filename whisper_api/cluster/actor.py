@@ -37,6 +37,7 @@ from whisper_api.cluster.messages import (
     voices_decoder,
 )
 from whisper_api.errors import Canceled, DeviceLost, EngineLost
+from whisper_api.records import made_of
 from whisper_api.schema import PartialSegments, Progress
 
 if TYPE_CHECKING:
@@ -170,19 +171,17 @@ class EngineActor:
 
     def status(self) -> dict[str, Any]:
         """The engine's :class:`EngineStatus` as built-in values, which every version reads."""
-        status = EngineStatus(incarnation=self._incarnation, refusal=self._refusal)
-        status = replace(status, **identity())
+        status = EngineStatus(incarnation=self._incarnation, refusal=self._refusal, **identity())
         if not self._refusal:
             facts = self._executor.facts()
-            status = replace(
-                status,
+            status = made_of(
+                facts,
+                EngineStatus,
+                incarnation=self._incarnation,
+                **identity(),
                 ready=self._preload.tried and not self._ending,
                 failure=self._preload.failure,
                 device=self._device_name(facts.device),
-                model=facts.model,
-                compute_type=facts.compute_type,
-                models=facts.models,
-                resident_bytes=facts.resident_bytes,
                 revisions=revisions(self._config.models_dir, facts.model),
                 activity=self._executor.activity,
                 statistics=tuple(

@@ -10,6 +10,7 @@ from whisper_api.cluster.actor import EngineStatus
 from whisper_api.cluster.fleet import Post
 from whisper_api.cluster.placement import Seat
 from whisper_api.jobs.executor import EngineFacts
+from whisper_api.records import made_of
 
 __all__ = ["Engine", "difference"]
 
@@ -70,7 +71,9 @@ class Engine:
         while self.done and now - self.done[0][0] > SPEED_SECONDS:
             self.done.popleft()
         reason = self.refusal or status.failure
-        return EngineFacts(
+        return made_of(
+            status,
+            EngineFacts,
             name=self.post.name,
             node=self.post.node.name,
             state="refused"
@@ -83,12 +86,9 @@ class Engine:
             if self.seat.open
             else "starting",
             reason=reason,
-            device=status.device,
-            version=status.version,
             running_jobs=len(self.seat.loads),
             queued_audio_seconds=round(self.seat.queued if self.seat.loads else 0.0, 1),
             resident_models=status.models,
-            resident_bytes=status.resident_bytes,
             audio_seconds=round(self.audio_seconds, 1),
             audio_seconds_per_second=round(sum(seconds for _, seconds in self.done) / SPEED_SECONDS, 2),
         )
