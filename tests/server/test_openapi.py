@@ -27,10 +27,10 @@ from whisper_api.server.app import ROUTES
 from whisper_api.server.middleware.auth import BASIC_PATHS, OPEN_PATHS, OPEN_PREFIXES
 from whisper_api.server.openapi.openapi import description
 from whisper_api.server.openapi.struct_schemas import schemas_of, without_null
-from whisper_api.server.openapi.whisperx_json import WhisperxTranscript
 from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter
 from whisper_api.server.resource import Resource
 from whisper_api.server.responses.problems import Problem
+from whisper_api.server.routes.jobs import WhisperxTranscript
 from whisper_api.server.uploads.forms import KNOWN
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "call.json"

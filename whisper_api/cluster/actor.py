@@ -171,7 +171,7 @@ class EngineActor:
 
     def status(self) -> dict[str, Any]:
         """The engine's :class:`EngineStatus` as built-in values, which every version reads."""
-        status = EngineStatus(incarnation=self._incarnation, refusal=self._refusal, **identity())
+        status = replace(EngineStatus(incarnation=self._incarnation, refusal=self._refusal), **identity())
         if not self._refusal:
             facts = self._executor.facts()
             status = made_of(

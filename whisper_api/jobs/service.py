@@ -20,13 +20,12 @@ from whisper_api.errors import (
 )
 from whisper_api.job_values import FINAL_STATES, Corrections, JobStatus
 from whisper_api.jobs.admission import Reservation, Submission, check_download
-from whisper_api.jobs.corrections import checked
+from whisper_api.jobs.corrections import checked, corrected
 from whisper_api.jobs.events import Watch
 from whisper_api.jobs.executor import Executor, ExecutorFacts
 from whisper_api.jobs.health import Health
 from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
 from whisper_api.jobs.local_executor import EXECUTORS
-from whisper_api.jobs.results import corrected
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import RunningJob
 from whisper_api.jobs.speakers import KnownSpeakers

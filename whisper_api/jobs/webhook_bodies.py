@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from whisper_api.formats import rendered
 from whisper_api.job_values import JobResult, job_result
-from whisper_api.jobs.results import corrected
+from whisper_api.jobs.corrections import corrected
 from whisper_api.records import rfc3339
 from whisper_api.store.deliveries import EVENT_OF, Delivery
 from whisper_api.store.jobs import JobStore

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import importlib.metadata
 import os
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ __all__ = [
     "state_in",
     "state_of",
     "thread_count",
+    "version",
     "viewer_of",
     "writes",
 ]
@@ -205,3 +207,11 @@ async def writes(request: Request, function: Callable[..., T], *args: object) ->
 def thread_count(http_workers: int) -> int:
     """The number of threads in each pool of the server."""
     return http_workers or os.cpu_count() or 1
+
+
+def version() -> str:
+    """The version of the installed package; ``0+source`` when the package is not installed."""
+    try:
+        return importlib.metadata.version("whisper-api")
+    except importlib.metadata.PackageNotFoundError:
+        return "0+source"

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whisper_api.access.ratelimit_fields import fields_of
+from whisper_api.access.limit_values import fields_of
 from whisper_api.logs import Repeats, current_request
 from whisper_api.server.auditing import CLIENT_GONE, record, record_lost_client
 from whisper_api.server.limits import LIMITS

@@ -18,9 +18,9 @@ from whisper_api.server.openapi.struct_schemas import Schema, schemas_of, withou
 from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter
 from whisper_api.server.resource import Resource
 from whisper_api.server.responses.problems import MEDIA_TYPE, ProblemBody
+from whisper_api.server.state import version
 from whisper_api.server.uploads.incoming import URL_FIELD
 from whisper_api.server.uploads.plain_bodies import FILE_NAME, RAW_TYPES
-from whisper_api.server.version import version
 
 __all__ = ["BASIC", "BEARER", "description"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -19,13 +19,21 @@ from whisper_api.job_values import job_result
 from whisper_api.schema import RenderOptions
 from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.problems import RULES, Problem
-from whisper_api.server.responses.warning_headers import add_warnings
 from whisper_api.server.state import ServerState, blocking, caller_of, state_of, viewer_of
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
-__all__ = ["delivered", "failed_in_sync", "failure_problem", "in_turn", "note_delivery", "result_response"]
+__all__ = [
+    "WARNING",
+    "add_warnings",
+    "delivered",
+    "failed_in_sync",
+    "failure_problem",
+    "in_turn",
+    "note_delivery",
+    "result_response",
+]
 
 log = logging.getLogger(__name__)
 
@@ -149,3 +157,24 @@ def _body(service: JobService, job_id: str, viewer: str | None, format: str | No
     media_type = FORMATS[format].media_type
     suffix = "" if media_type.endswith("json") else "; charset=utf-8"
     return _Body(text.encode(), f"{media_type}{suffix}", warnings)
+
+
+# RFC 7234, section 5.5. RFC 9111 has dropped the field because caches made no use of it; its name stays registered.
+WARNING = "Warning"
+# "Miscellaneous persistent warning".
+CODE = 299
+MAX_WARNINGS = 10
+MAX_CHARACTERS = 400
+
+
+def add_warnings(response: Response, warnings: Iterable[str]) -> None:
+    """Add a header for each warning, in ASCII and on one line whatever words of a client it contains.
+
+    Args:
+        response: a response that was not sent yet.
+        warnings: one sentence each; those after the first ten are left out.
+    """
+    for warning in list(dict.fromkeys(warnings))[:MAX_WARNINGS]:
+        text = "".join(each if each.isprintable() else " " for each in warning[:MAX_CHARACTERS])
+        quoted = text.encode("ascii", "backslashreplace").decode().replace("\\", "\\\\").replace('"', '\\"')
+        response.headers.append(WARNING, f'{CODE} - "{quoted}"')

@@ -23,19 +23,17 @@ from whisper_api.errors import (
 from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.job_values import JobPage, JobResult, JobState, JobStatus
 from whisper_api.server.auditing import note
-from whisper_api.server.openapi.whisperx_json import WhisperxTranscript
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.query import MOMENT, job_id_of, seconds_of
 from whisper_api.server.realtime.waiting import wait_for_change
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.responses.results import result_response
-from whisper_api.server.responses.warning_headers import WARNING
+from whisper_api.server.responses.results import WARNING, result_response
 from whisper_api.server.state import blocking, reads, sees_texts, service_of, state_of, viewer_of
 from whisper_api.server.uploads.upload_fields import RENDER_FIELDS
 from whisper_api.store.job_search import JobFilter
 
-__all__ = ["CANCEL", "JOBS", "JOB_ID", "RESULT", "STATUS"]
+__all__ = ["CANCEL", "JOBS", "JOB_ID", "RESULT", "STATUS", "WhisperxTranscript"]
 
 JOB_ID = Parameter("job_id", str, "Id of the job, from the response to its submission", location="path", required=True)
 WAIT = Parameter("wait", Annotated[float, Meta(ge=0, le=60)], "Seconds to wait for the status to change", 0.0)
@@ -62,6 +60,67 @@ NO_SEARCH = Problem(
     403, "forbidden_role", "A key with the role operator may not search metadata: use a key with the role user or admin"
 )
 AFTER = Parameter("after", str, "The cursor `next` of the page before")
+
+
+class WhisperxWord(msgspec.Struct, frozen=True, kw_only=True):
+    """A word, as whisperx writes it.
+
+    Attributes:
+        word: the word with its punctuation.
+        start, end: seconds.
+        score: confidence from 0 to 1, when it is known.
+        speaker: label of the speaker, when it is known.
+        channel: number of the channel, counted from 0, when the channels were recognized separately.
+    """
+
+    word: str
+    start: float
+    end: float
+    score: float | msgspec.UnsetType = msgspec.UNSET
+    speaker: str | msgspec.UnsetType = msgspec.UNSET
+    channel: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class WhisperxSegment(msgspec.Struct, frozen=True, kw_only=True):
+    """A sentence, as whisperx writes it.
+
+    Attributes:
+        start, end: seconds.
+        text: text of the sentence.
+        words: words with times; absent without word times.
+        avg_logprob: mean log probability per token, when it is known.
+        speaker: label of the speaker, when it is known.
+        channel: number of the channel, counted from 0, when the channels were recognized separately.
+        flags: reasons to doubt the text; only with ``hallucinations=flag``, in segments with the flag
+            ``hallucination``.
+        language: code of the spoken language; absent unless the option ``language`` is ``multi``.
+    """
+
+    start: float
+    end: float
+    text: str
+    words: tuple[WhisperxWord, ...] | msgspec.UnsetType = msgspec.UNSET
+    avg_logprob: float | msgspec.UnsetType = msgspec.UNSET
+    speaker: str | msgspec.UnsetType = msgspec.UNSET
+    channel: int | msgspec.UnsetType = msgspec.UNSET
+    flags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    language: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class WhisperxTranscript(msgspec.Struct, frozen=True, kw_only=True):
+    """A transcript as whisperx writes it to a file: the format ``json``.
+
+    Attributes:
+        segments: in order of time.
+        word_segments: the words of all segments; absent without word times.
+        speaker_embeddings: label to vector, when the request asks for them.
+        language: code of the language.
+    """
+
+    segments: tuple[WhisperxSegment, ...]
+    word_segments: tuple[WhisperxWord, ...] | msgspec.UnsetType = msgspec.UNSET
+    speaker_embeddings: dict[str, tuple[float, ...]] | msgspec.UnsetType = msgspec.UNSET
+    language: str
 
 
 class CancelResponse(msgspec.Struct, frozen=True, kw_only=True):

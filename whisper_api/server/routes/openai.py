@@ -24,10 +24,10 @@ from whisper_api.server.openai.bodies import (
     VerboseTranscription,
     VerboseTranslation,
 )
-from whisper_api.server.openai.chunking import CHUNKING_FIELD
 from whisper_api.server.openai.errors import TAG, job_problem
 from whisper_api.server.openai.models import model_named, models_here
 from whisper_api.server.openai.openai_request import (
+    CHUNKING_FIELD,
     IDENTIFY_FIELDS,
     STREAMABLE,
     TRANSLATION_FORMATS,
@@ -41,8 +41,7 @@ from whisper_api.server.operations import Answer, Cause, FormBody, FormField, Op
 from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.responses.results import delivered, in_turn
-from whisper_api.server.responses.warning_headers import WARNING, add_warnings
+from whisper_api.server.responses.results import WARNING, add_warnings, delivered, in_turn
 from whisper_api.server.state import reads, state_of, viewer_of
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS

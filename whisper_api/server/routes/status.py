@@ -17,8 +17,7 @@ from whisper_api.permissions import exposed_files
 from whisper_api.records import made_of
 from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import ServerState, reads, state_of, thread_count, viewer_of
-from whisper_api.server.version import version
+from whisper_api.server.state import ServerState, reads, state_of, thread_count, version, viewer_of
 
 __all__ = ["STATUS", "ServerStatus"]
 

@@ -37,7 +37,7 @@ from whisper_api.server.query import idempotency_key, status_path
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.problems import FileError, FileOutcome, Problem, problem_of
 from whisper_api.server.state import ServerState, blocking, caller_of, owner_of, state_of
-from whisper_api.server.uploads.fetch.url_uploads import check_enabled, fetch_file
+from whisper_api.server.uploads.fetch.fetching import check_enabled, fetch_file
 from whisper_api.server.uploads.forms import UploadForm
 from whisper_api.server.uploads.incoming import MAX_FILES, IncomingFile, IncomingForm
 from whisper_api.server.uploads.known_speakers import write_recordings
