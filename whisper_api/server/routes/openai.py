@@ -171,26 +171,30 @@ MODEL_FIELD = FormField(
     "A name of OpenAI, such as `whisper-1` or `gpt-4o-transcribe`, for the configured model; or a Whisper model: its "
     "name (`base`), its repository (`openai/whisper-base`), or an alias from the configuration",
 )
-PROMPT = FormField("prompt", str, "Text that precedes the audio: spelling, style, names")
-TEMPERATURE = FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Temperature of the first attempt")
-HOTWORDS = FormField("hotwords", str, "Expected words, put before every window")
-REDACT = FormField("redact", str, f"Personal data to replace by markers: {', '.join(get_args(RedactKind))}")
-AUDIO_TRACK = FormField("audio_track", Annotated[int, Meta(ge=1)], "Number of the audio track, counted from 1")
-CHANNELS = FormField(
-    "channels", Channels, "mix; separate: each channel is one speaker; auto: separate them where each surely is"
+# The fields of transcriptions and translations: those before the language, and those after it.
+FIRST_FIELDS = (FILE, URL, MODEL_FIELD)
+COMMON_FIELDS = (
+    FormField("prompt", str, "Text that precedes the audio: spelling, style, names"),
+    FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Temperature of the first attempt"),
+    FormField("hotwords", str, "Expected words, put before every window"),
+    FormField("redact", str, f"Personal data to replace by markers: {', '.join(get_args(RedactKind))}"),
+    FormField("audio_track", Annotated[int, Meta(ge=1)], "Number of the audio track, counted from 1"),
+    FormField(
+        "channels", Channels, "mix; separate: each channel is one speaker; auto: separate them where each surely is"
+    ),
+    FormField(
+        "hallucinations",
+        Hallucinations,
+        "Text that Whisper invents where nobody speaks: keep it, flag its segments, or drop it",
+        default="drop",
+    ),
+    FormField("keywords[]", str, "An expected word", repeated=True),
+    VOCABULARY,
+    *WEBHOOK,
 )
-HALLUCINATIONS = FormField(
-    "hallucinations",
-    Hallucinations,
-    "Text that Whisper invents where nobody speaks: keep it, flag its segments, or drop it",
-    default="drop",
-)
-KEYWORDS = FormField("keywords[]", str, "An expected word", repeated=True)
 
 TRANSCRIPTION_FIELDS = (
-    FILE,
-    URL,
-    MODEL_FIELD,
+    *FIRST_FIELDS,
     FormField("language", str, "Code or name of the spoken language; detected by default"),
     FormField(
         "languages[]",
@@ -198,16 +202,7 @@ TRANSCRIPTION_FIELDS = (
         "A language that may be spoken; a single one is used as language, with several the language is detected",
         repeated=True,
     ),
-    PROMPT,
-    TEMPERATURE,
-    HOTWORDS,
-    REDACT,
-    AUDIO_TRACK,
-    CHANNELS,
-    HALLUCINATIONS,
-    KEYWORDS,
-    VOCABULARY,
-    *WEBHOOK,
+    *COMMON_FIELDS,
     FormField(
         "response_format",
         ResponseFormat,
@@ -238,19 +233,8 @@ TRANSCRIPTION_FIELDS = (
     *(field for field in OPTION_FIELDS if field.name in IDENTIFY_FIELDS),
 )
 TRANSLATION_FIELDS = (
-    FILE,
-    URL,
-    MODEL_FIELD,
-    PROMPT,
-    TEMPERATURE,
-    HOTWORDS,
-    REDACT,
-    AUDIO_TRACK,
-    CHANNELS,
-    HALLUCINATIONS,
-    KEYWORDS,
-    VOCABULARY,
-    *WEBHOOK,
+    *FIRST_FIELDS,
+    *COMMON_FIELDS,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
     *RENDER_FIELDS,
 )
