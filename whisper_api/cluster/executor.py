@@ -15,7 +15,6 @@ import msgspec
 from msgspec.structs import replace
 
 from whisper_api.cluster.actor import revisions
-from whisper_api.cluster.fleet import parse_resources
 from whisper_api.cluster.job_call import BEAT_SECONDS, LOOK_SECONDS, JobCall
 from whisper_api.cluster.messages import (
     ANSWER,
@@ -28,6 +27,7 @@ from whisper_api.cluster.messages import (
     Setup,
     decode_error,
 )
+from whisper_api.cluster.placement import parse_resources
 from whisper_api.cluster.process import DriverProcess
 from whisper_api.cluster.security import check_address
 from whisper_api.errors import Canceled, EngineClosed, ModelUnavailable

@@ -13,10 +13,8 @@ from typing import Any
 import msgspec
 
 from whisper_api.cluster.actor import CONTROL, JOBS, EngineActor, EngineStatus, identity
-from whisper_api.cluster.engine import Engine, difference
-from whisper_api.cluster.fleet import Node, Post, posts
 from whisper_api.cluster.messages import ClusterState, Setup
-from whisper_api.cluster.placement import Load, Seat, choose
+from whisper_api.cluster.placement import Engine, Load, Node, Post, Seat, choose, difference, posts
 from whisper_api.records import made_of
 
 __all__ = ["Keeper"]

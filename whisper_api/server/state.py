@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.requests import Request
 from starlette.types import Scope
 
+from whisper_api.access.keys import Key
 from whisper_api.access.request_limits import RequestLimits
 from whisper_api.config import Config, with_new_values
+from whisper_api.errors import RateLimited
 from whisper_api.server.realtime.waiters import Waiters
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.turns import Amounts, Turns, client_network
@@ -25,9 +27,12 @@ if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
 __all__ = [
+    "LIMITS",
     "ServerState",
     "blocking",
     "caller_of",
+    "count_request",
+    "note_quotas",
     "owner_of",
     "reads",
     "sees_texts",
@@ -215,3 +220,38 @@ def version() -> str:
         return importlib.metadata.version("whisper-api")
     except importlib.metadata.PackageNotFoundError:
         return "0+source"
+
+
+# Key of a request's state: the limits of its key, and what is left of them. The access log adds them to the response.
+LIMITS = "limits"
+
+
+def count_request(scope: Scope, key: Key) -> None:
+    """Count a request of a key with rate limits.
+
+    Args:
+        scope: scope of the request.
+        key: key of the request.
+
+    Raises:
+        RateLimited: the key has sent too many requests.
+    """
+    limits = state_in(scope).limits
+    if limits.rates_of(key):
+        try:
+            scope["state"][LIMITS] = list(limits.count(key))
+        except RateLimited:
+            scope["state"][LIMITS] = list(limits.standings(key))
+            raise
+
+
+def note_quotas(request: Request) -> None:
+    """Note for the response what is left of the quotas of the request's key. Blocks on the database.
+
+    Args:
+        request: an upload.
+    """
+    state, key = state_of(request), request.scope["state"].get("key")
+    quotas = state.service.usage.quotas
+    if key is not None and quotas.of_key(key):
+        request.scope["state"].setdefault(LIMITS, []).extend(quotas.standings_of(key))

@@ -31,12 +31,11 @@ from whisper_api.jobs.service import Submission
 from whisper_api.records import made_of
 from whisper_api.schema import TranscriptionOptions
 from whisper_api.server.auditing import note
-from whisper_api.server.limits import note_quotas
 from whisper_api.server.middleware.auth import check_key
 from whisper_api.server.query import idempotency_key, status_path
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.problems import FileError, FileOutcome, Problem, problem_of
-from whisper_api.server.state import ServerState, blocking, caller_of, owner_of, state_of
+from whisper_api.server.state import ServerState, blocking, caller_of, note_quotas, owner_of, state_of
 from whisper_api.server.uploads.fetch.fetching import check_enabled, fetch_file
 from whisper_api.server.uploads.forms import UploadForm
 from whisper_api.server.uploads.incoming import MAX_FILES, IncomingFile, IncomingForm
