@@ -124,7 +124,7 @@ class Operation:
         handler: makes the response; the first line of its docstring is the summary, the rest the description.
         answers: the responses that are not errors.
         tag: heading of the operation in the description.
-        refusals: the error responses: classes in :data:`~whisper_api.server.responses.problems.RULES`, problems or bare
+        refusals: the error responses: classes in :data:`~whisper_api.errors.RULES`, problems or bare
             statuses. Errors of every operation (401, 403, 500, 503) are left out.
         parameters: parameters outside the body.
         body: body of the request; None without a body.

@@ -5,11 +5,20 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import NamedTuple
 
-from whisper_api.errors import Busy, Draining, JobNotFinished, KeyExpired, RateLimited, ScopeMissing, StorageError
+from whisper_api.errors import (
+    RULES,
+    Busy,
+    Draining,
+    JobNotFinished,
+    KeyExpired,
+    RateLimited,
+    ScopeMissing,
+    StorageError,
+)
 from whisper_api.server.openai.errors import RETRY_HEADER, error_body, status_of
 from whisper_api.server.openapi.struct_schemas import described
 from whisper_api.server.operations import Cause, Operation
-from whisper_api.server.responses.problems import RULES, TOO_MANY_CONNECTIONS, TOO_MANY_RESPONSES, Problem
+from whisper_api.server.responses.problems import TOO_MANY_CONNECTIONS, TOO_MANY_RESPONSES, Problem
 
 __all__ = ["Refusal", "refusals_of"]
 

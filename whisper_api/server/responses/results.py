@@ -13,12 +13,21 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from whisper_api import errors
-from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption, JobFailed, ModelError, StorageError
+from whisper_api.errors import (
+    RULES,
+    AudioTooLong,
+    InvalidAudio,
+    InvalidOption,
+    JobFailed,
+    ModelError,
+    StorageError,
+    WhisperApiError,
+)
 from whisper_api.formats import DOCUMENTS, FORMATS, document, option_warnings, rendered
 from whisper_api.job_values import job_result
 from whisper_api.schema import RenderOptions
 from whisper_api.server.responses.delivery import DeliveredResponse
-from whisper_api.server.responses.problems import RULES, Problem
+from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import ServerState, blocking, caller_of, state_of, viewer_of
 
 if TYPE_CHECKING:
@@ -117,7 +126,7 @@ async def note_delivery(state: ServerState, job_id: str) -> None:
         log.warning("the delivery of a result could not be noted: %s", error, extra={"job_id": job_id})
 
 
-def failure_problem(error: JobFailed, kinds: tuple[type[Exception], ...]) -> Problem | None:
+def failure_problem(error: JobFailed, kinds: tuple[type[WhisperApiError], ...]) -> Problem | None:
     """The problem that a failed job's cause would have been before the job was accepted.
 
     Args:
