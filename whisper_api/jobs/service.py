@@ -7,17 +7,8 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 
+from whisper_api import errors
 from whisper_api.config import Config
-from whisper_api.errors import (
-    IdempotencyConflict,
-    InvalidOption,
-    JobCanceled,
-    JobFailed,
-    JobIsProcessing,
-    JobNotFinished,
-    JobNotFound,
-    ResultGone,
-)
 from whisper_api.job_values import FINAL_STATES, Corrections, JobStatus
 from whisper_api.jobs.admission import Reservation, Submission, check_download
 from whisper_api.jobs.corrections import checked, corrected
@@ -228,7 +219,7 @@ class JobService(Lifecycle):
             InvalidOption: ``limit`` or ``after`` is wrong, or a metadata value comes without its key.
         """
         if filter.metadata_value is not None and filter.metadata_key is None:
-            raise InvalidOption("metadata_value", "needs metadata_key, the key of the value")
+            raise errors.InvalidOption("metadata_value", "needs metadata_key, the key of the value")
         page, cursor = page_of(functools.partial(self.store.page, owner, filter), limit, after)
         positions, running, held = self._queue.positions(), self._running.snapshots(), self._queue.held()
         statuses = [
@@ -298,7 +289,7 @@ class JobService(Lifecycle):
                 self._remove(job)
                 return stopped and job.state == "Canceled"
             if job.state == "Processing" and not force:
-                raise JobIsProcessing(job_id)
+                raise errors.JobIsProcessing(job_id)
             running = self._running.get(job_id) if job.state == "Processing" else None
             if running is not None and self._stop_running(running):
                 stopped = True
@@ -321,7 +312,7 @@ class JobService(Lifecycle):
             if self._job(job_id, None).state in FINAL_STATES:
                 return False
             self.cancel(job_id, None, force=True)
-        except JobNotFound:
+        except errors.JobNotFound:
             return False
         return True
 
@@ -338,23 +329,25 @@ class JobService(Lifecycle):
     def _job(self, job_id: str, owner: str | None) -> Job:
         job = self.store.get(job_id)
         if job is None or (owner is not None and job.owner != owner):
-            raise JobNotFound(job_id)
+            raise errors.JobNotFound(job_id)
         return job
 
     def _stored_result(self, job_id: str, owner: str | None) -> tuple[Job, Transcript, Corrections | None]:
         job = self._job(job_id, owner)
         match job.state:
             case "Failed":
-                raise JobFailed(job_id, f"The job failed: {job.error or 'its log has the reason'}", job.error_name)
+                raise errors.JobFailed(
+                    job_id, f"The job failed: {job.error or 'its log has the reason'}", job.error_name
+                )
             case "Canceled":
-                raise JobCanceled(job_id, job.error or "The job was canceled, so there is no result")
+                raise errors.JobCanceled(job_id, job.error or "The job was canceled, so there is no result")
             case "Completed":
                 found = self.store.result(job_id)
                 if found is None:
                     raise _result_gone(job_id)
                 return job, *found
             case _:
-                raise JobNotFinished(job_id, f"The job is {job.state}: ask again when it is Completed")
+                raise errors.JobNotFinished(job_id, f"The job is {job.state}: ask again when it is Completed")
 
     def _not_to_join(self, submission: Submission) -> frozenset[str]:
         # A job that is about to be canceled ends without a result.
@@ -377,8 +370,10 @@ class JobService(Lifecycle):
 
 def _check_same(job: Job, fingerprint: str | None) -> None:
     if job.fingerprint != fingerprint:
-        raise IdempotencyConflict(job.job_id, "This Idempotency-Key was used before, with another upload or fields")
+        raise errors.IdempotencyConflict(
+            job.job_id, "This Idempotency-Key was used before, with another upload or fields"
+        )
 
 
-def _result_gone(job_id: str) -> ResultGone:
-    return ResultGone(job_id, "The result was delivered, has expired or was deleted")
+def _result_gone(job_id: str) -> errors.ResultGone:
+    return errors.ResultGone(job_id, "The result was delivered, has expired or was deleted")

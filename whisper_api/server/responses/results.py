@@ -13,16 +13,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from whisper_api import errors
-from whisper_api.errors import (
-    RULES,
-    AudioTooLong,
-    InvalidAudio,
-    InvalidOption,
-    JobFailed,
-    ModelError,
-    StorageError,
-    WhisperApiError,
-)
 from whisper_api.formats import DOCUMENTS, FORMATS, document, option_warnings, rendered
 from whisper_api.job_values import job_result
 from whisper_api.schema import RenderOptions
@@ -72,7 +62,9 @@ async def result_response(
         JobError: the job has no result; the class says why.
     """
     if format is not None and format not in (*FORMATS, *DOCUMENTS):
-        raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join((*FORMATS, *DOCUMENTS))}")
+        raise errors.InvalidOption(
+            "format", f"unknown format {format!r}; valid are {', '.join((*FORMATS, *DOCUMENTS))}"
+        )
     service = state_of(request).service
     body = await in_turn(request, _body, service, job_id, viewer_of(request), format, layout or {})
     response = delivered(request, job_id, body.content, {"Content-Type": body.content_type})
@@ -121,12 +113,12 @@ async def note_delivery(state: ServerState, job_id: str) -> None:
     """
     try:
         await blocking(None, state.service.mark_delivered, job_id)
-    except StorageError as error:
+    except errors.StorageError as error:
         # The client has its result; the server only keeps the result for longer.
         log.warning("the delivery of a result could not be noted: %s", error, extra={"job_id": job_id})
 
 
-def failure_problem(error: JobFailed, kinds: tuple[type[WhisperApiError], ...]) -> Problem | None:
+def failure_problem(error: errors.JobFailed, kinds: tuple[type[errors.WhisperApiError], ...]) -> Problem | None:
     """The problem that a failed job's cause would have been before the job was accepted.
 
     Args:
@@ -139,18 +131,18 @@ def failure_problem(error: JobFailed, kinds: tuple[type[WhisperApiError], ...]) 
     cause = getattr(errors, error.cause, None) if error.cause in errors.__all__ else None
     for kind in kinds:
         if cause is not None and issubclass(cause, kind):
-            return Problem(*RULES[kind], str(error))
+            return Problem(*errors.RULES[kind], str(error))
     return None
 
 
-def failed_in_sync(error: JobFailed) -> Problem:
+def failed_in_sync(error: errors.JobFailed) -> Problem:
     """The response to a request that waited for a job which failed.
 
     A fault of the audio, an option or a model has the status that it would have had at the submission. Any other cause
     is a conflict (409).
     """
-    kinds = (AudioTooLong, InvalidOption, InvalidAudio, ModelError)
-    return failure_problem(error, kinds) or Problem(*RULES[JobFailed], str(error))
+    kinds = (errors.AudioTooLong, errors.InvalidOption, errors.InvalidAudio, errors.ModelError)
+    return failure_problem(error, kinds) or Problem(*errors.RULES[errors.JobFailed], str(error))
 
 
 def _body(service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]) -> _Body:

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.errors import (
-    InvalidOption,
-    JobCanceled,
-    JobFailed,
-    JobNotFinished,
-    JobNotFound,
-    ResultGone,
-    StorageError,
-)
+from whisper_api import errors
 from whisper_api.job_values import Corrections
 from whisper_api.server.operations import Answer, JsonBody, Operation
 from whisper_api.server.query import job_id_of
@@ -52,7 +44,7 @@ def _correct(service: JobService, job_id: str, viewer: str | None, body: bytes) 
     return service.corrections(job_id, viewer)
 
 
-WITHOUT_RESULT = (JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone)
+WITHOUT_RESULT = (errors.JobNotFound, errors.JobNotFinished, errors.JobFailed, errors.JobCanceled, errors.ResultGone)
 STORED = Answer(200, "The stored corrections", {"application/json": Corrections})
 
 CORRECTIONS = Operation(
@@ -62,7 +54,7 @@ CORRECT = Operation(
     correct,
     (STORED,),
     tag="Jobs",
-    refusals=(InvalidOption, *WITHOUT_RESULT, StorageError, *BODY_REFUSALS),
+    refusals=(errors.InvalidOption, *WITHOUT_RESULT, errors.StorageError, *BODY_REFUSALS),
     parameters=(JOB_ID,),
     audit="job.correct",
     body=JsonBody(Corrections),

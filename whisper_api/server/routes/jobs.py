@@ -10,16 +10,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.errors import (
-    InvalidOption,
-    JobCanceled,
-    JobFailed,
-    JobIsProcessing,
-    JobNotFinished,
-    JobNotFound,
-    ResultGone,
-    StorageError,
-)
+from whisper_api import errors
 from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.job_values import JobPage, JobResult, JobState, JobStatus
 from whisper_api.server.auditing import note
@@ -205,7 +196,7 @@ STATUS = Operation(
     status,
     (Answer(200, "The status", {"application/json": JobStatus}),),
     tag="Jobs",
-    refusals=(InvalidOption, JobNotFound),
+    refusals=(errors.InvalidOption, errors.JobNotFound),
     parameters=(JOB_ID, WAIT),
     roles=("user", "admin", "operator"),
     scope="read",
@@ -221,7 +212,14 @@ RESULT = Operation(
         ),
     ),
     tag="Jobs",
-    refusals=(InvalidOption, JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone),
+    refusals=(
+        errors.InvalidOption,
+        errors.JobNotFound,
+        errors.JobNotFinished,
+        errors.JobFailed,
+        errors.JobCanceled,
+        errors.ResultGone,
+    ),
     parameters=(JOB_ID, FORMAT, *LAYOUT),
     audit="job.read",
     scope="read",
@@ -230,7 +228,7 @@ CANCEL = Operation(
     cancel,
     (Answer(200, "The job is canceled, or its result is removed", {"application/json": CancelResponse}),),
     tag="Jobs",
-    refusals=(InvalidOption, JobNotFound, JobIsProcessing, StorageError),
+    refusals=(errors.InvalidOption, errors.JobNotFound, errors.JobIsProcessing, errors.StorageError),
     parameters=(JOB_ID, FORCE),
     audit="job.cancel",
     scope="delete",
@@ -239,7 +237,7 @@ JOBS = Operation(
     jobs,
     (Answer(200, "A page of jobs", {"application/json": JobPage}),),
     tag="Jobs",
-    refusals=(InvalidOption,),
+    refusals=(errors.InvalidOption,),
     parameters=(STATE, METADATA_KEY, METADATA_VALUE, CREATED_AFTER, CREATED_BEFORE, LIMIT, AFTER),
     roles=("user", "admin", "operator"),
     scope="read",

@@ -12,15 +12,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.errors import (
-    Draining,
-    InvalidOption,
-    ModelUnavailable,
-    SpeakerExists,
-    SpeakerLimit,
-    SpeakerNotFound,
-    StorageError,
-)
+from whisper_api import errors
 from whisper_api.jobs.speakers import NAME_FIELD, SAMPLES_FIELD
 from whisper_api.server.auditing import note, noted_id
 from whisper_api.server.middleware.auth import check_key
@@ -125,20 +117,20 @@ async def _embedded(request: Request, work: Callable[[VoiceForm], Speaker]) -> S
 
 
 def _speaker_id(request: Request) -> str:
-    return noted_id(request, "speaker_id", SpeakerNotFound)
+    return noted_id(request, "speaker_id", errors.SpeakerNotFound)
 
 
 SAMPLES = FormField(f"{SAMPLES_FIELD}[]", bytes, "Recordings of 2 to 10 seconds of this person alone", True, True)
 JSON_SAMPLES = FormField(SAMPLES_FIELD, str, "The recordings as data URLs", True, True)
 NAME = FormField(NAME_FIELD, str, "The label of the person in transcripts", required=True)
-BODY: tuple[Cause, ...] = (InvalidOption, StorageError, *BODY_REFUSALS)
+BODY: tuple[Cause, ...] = (errors.InvalidOption, errors.StorageError, *BODY_REFUSALS)
 FORM: tuple[Cause, ...] = (
     *BODY,
     Problem(400, "not_multipart", "The body is not a form"),
     Problem(400, "invalid_form", "The form cannot be read"),
-    ModelUnavailable,
-    Draining,
-    SpeakerLimit,
+    errors.ModelUnavailable,
+    errors.Draining,
+    errors.SpeakerLimit,
 )
 FOUND = Answer(200, "The speaker", {"application/json": Speaker})
 
@@ -149,15 +141,17 @@ SPEAKERS = speaker_call(
 ENROLL = speaker_call(
     enroll,
     (Answer(201, "The speaker", {"application/json": Speaker}, {"Location": "Path of the speaker"}),),
-    refusals=(*FORM, SpeakerExists),
+    refusals=(*FORM, errors.SpeakerExists),
     body=FormBody((NAME, SAMPLES), json_fields=(JSON_SAMPLES,)),
     audit="speaker.create",
 )
-SPEAKER = speaker_call(speaker, (FOUND,), refusals=(SpeakerNotFound,), parameters=(SPEAKER_ID,), audit="speaker.read")
+SPEAKER = speaker_call(
+    speaker, (FOUND,), refusals=(errors.SpeakerNotFound,), parameters=(SPEAKER_ID,), audit="speaker.read"
+)
 RENAME = speaker_call(
     rename,
     (FOUND,),
-    refusals=(*BODY, SpeakerNotFound, SpeakerExists),
+    refusals=(*BODY, errors.SpeakerNotFound, errors.SpeakerExists),
     parameters=(SPEAKER_ID,),
     body=JsonBody(SpeakerName),
     audit="speaker.change",
@@ -165,7 +159,7 @@ RENAME = speaker_call(
 ADD_SAMPLES = speaker_call(
     add_samples,
     (FOUND,),
-    refusals=(*FORM, SpeakerNotFound),
+    refusals=(*FORM, errors.SpeakerNotFound),
     parameters=(SPEAKER_ID,),
     body=FormBody((SAMPLES,), json_fields=(JSON_SAMPLES,)),
     audit="speaker.change",
@@ -173,7 +167,7 @@ ADD_SAMPLES = speaker_call(
 DELETE = speaker_call(
     delete,
     (Answer(200, "The speaker is deleted", {"application/json": DeletedSpeaker}),),
-    refusals=(SpeakerNotFound, StorageError),
+    refusals=(errors.SpeakerNotFound, errors.StorageError),
     parameters=(SPEAKER_ID,),
     audit="speaker.delete",
 )

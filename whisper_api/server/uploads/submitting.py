@@ -17,16 +17,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from starlette.requests import Request
 
+from whisper_api import errors
 from whisper_api.config import Config
-from whisper_api.errors import (
-    DeviceError,
-    Draining,
-    IdempotencyConflict,
-    InvalidOption,
-    ModelError,
-    QuotaExceeded,
-    WhisperApiError,
-)
 from whisper_api.jobs.service import Submission
 from whisper_api.records import made_of
 from whisper_api.schema import TranscriptionOptions
@@ -53,7 +45,13 @@ __all__ = ["accept", "accept_files", "accept_waited"]
 # Number of files that one request fetches at a time, so that other requests can fetch too.
 FETCHES_AT_A_TIME = 4
 # Errors of the whole request, and not of one of its files.
-REQUEST_ERRORS = (InvalidOption, ModelError, DeviceError, Draining, IdempotencyConflict)
+REQUEST_ERRORS = (
+    errors.InvalidOption,
+    errors.ModelError,
+    errors.DeviceError,
+    errors.Draining,
+    errors.IdempotencyConflict,
+)
 
 F = TypeVar("F", bound=UploadForm)
 
@@ -145,7 +143,7 @@ async def accept_files(request: Request, read: Callable[[IncomingForm], F]) -> t
 async def _accept(request: Request, read: Callable[[IncomingForm], F], rules: UploadRules) -> _Submitter[F]:
     try:
         return await _receive_and_submit(request, read, rules)
-    except QuotaExceeded:
+    except errors.QuotaExceeded:
         await blocking(state_of(request).reads, note_quotas, request)
         raise
 
@@ -285,7 +283,7 @@ class _Submitter(Generic[F]):
             seconds = _length(self._state.config, stored, file.file_name, self.form.options)
             submission = self._submission(file, stored, seconds)
             self.jobs[file.number] = self._state.service.submit(submission, self._reservations.of(stored))
-        except (Problem, WhisperApiError) as error:
+        except (Problem, errors.WhisperApiError) as error:
             if not self._rules.takes_many or (isinstance(error, REQUEST_ERRORS) and not self.jobs):
                 raise
             file.error = error
@@ -318,7 +316,7 @@ async def _fetch_all(
         try:
             async with turns:
                 await fetch_file(state, url, stored, caller)
-        except (Problem, WhisperApiError) as error:
+        except (Problem, errors.WhisperApiError) as error:
             if not rules.takes_many:
                 raise
             file.error = error
