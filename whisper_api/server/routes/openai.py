@@ -12,18 +12,8 @@ from starlette.responses import Response
 
 from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
 from whisper_api.schema import Channels, Hallucinations, RedactKind, Task
+from whisper_api.server.openai import bodies
 from whisper_api.server.openai.answers import Body, rendered_body
-from whisper_api.server.openai.bodies import (
-    DiarizedTranscription,
-    InputAudio,
-    Model,
-    ModelList,
-    StreamEvent,
-    Transcription,
-    Translation,
-    VerboseTranscription,
-    VerboseTranslation,
-)
 from whisper_api.server.openai.errors import TAG, job_problem
 from whisper_api.server.openai.models import model_named, models_here
 from whisper_api.server.openai.openai_request import (
@@ -112,7 +102,7 @@ async def translate_deployment(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """List the models on the server; the configured model is the first. Transcriptions may also name other models."""
     state = state_of(request)
-    return JsonResponse(ModelList(data=await reads(request, models_here, state)))
+    return JsonResponse(bodies.ModelList(data=await reads(request, models_here, state)))
 
 
 async def model(request: Request) -> Response:
@@ -245,7 +235,7 @@ HEADERS = {
 }
 # Fields of a JSON body instead of the file.
 JSON_FIELDS = (
-    FormField("input_audio", InputAudio, "The recording in base64"),
+    FormField("input_audio", bodies.InputAudio, "The recording in base64"),
     FormField(FILE.name, str, "The recording in base64, or as a data URL"),
     FormField("file_url", str, "The same as url"),
 )
@@ -265,9 +255,9 @@ TRANSCRIBE = Operation(
             200,
             "The transcript in the requested format",
             {
-                "application/json": Transcription | VerboseTranscription | DiarizedTranscription,
+                "application/json": bodies.Transcription | bodies.VerboseTranscription | bodies.DiarizedTranscription,
                 **TEXTS,
-                "text/event-stream": StreamEvent,
+                "text/event-stream": bodies.StreamEvent,
             },
             headers=HEADERS,
         ),
@@ -285,7 +275,7 @@ TRANSLATE = Operation(
         Answer(
             200,
             "The English text in the requested format",
-            {"application/json": Translation | VerboseTranslation, **TEXTS},
+            {"application/json": bodies.Translation | bodies.VerboseTranslation, **TEXTS},
             headers=HEADERS,
         ),
     ),
@@ -306,10 +296,10 @@ TRANSCRIBE_DEPLOYMENT = dataclasses.replace(
 TRANSLATE_DEPLOYMENT = dataclasses.replace(
     TRANSLATE, handler=translate_deployment, parameters=(*TRANSLATE.parameters, *DEPLOYMENT)
 )
-MODELS = Operation(models, (Answer(200, "The models", {"application/json": ModelList}),), tag=TAG)
+MODELS = Operation(models, (Answer(200, "The models", {"application/json": bodies.ModelList}),), tag=TAG)
 MODEL = Operation(
     model,
-    (Answer(200, "The model", {"application/json": Model}),),
+    (Answer(200, "The model", {"application/json": bodies.Model}),),
     tag=TAG,
     refusals=(UnknownModel,),
     parameters=(Parameter("id", str, "Name of the model", location="path", required=True),),
