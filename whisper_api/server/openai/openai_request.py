@@ -13,15 +13,8 @@ from whisper_api.formats import option_warnings
 from whisper_api.schema import Task
 from whisper_api.server.openai.models import chosen_model
 from whisper_api.server.state import ServerState
+from whisper_api.server.uploads import forms
 from whisper_api.server.uploads.form_fields import FormFields, converted
-from whisper_api.server.uploads.forms import (
-    MAX_WORD_CHARACTERS,
-    RENDER_FIELDS,
-    UploadForm,
-    check_text,
-    render_options,
-    transcription_options,
-)
 from whisper_api.server.uploads.known_speakers import (
     NAMES_FIELD,
     REFERENCES_FIELD,
@@ -68,7 +61,7 @@ ALIGNED = frozenset(("srt", "verbose_json", "vtt", "diarized_json"))
 STREAMED = ("json", "text", "diarized_json")
 STREAMABLE = ", ".join(STREAMED)
 OPTIONS = ("audio_track", "channels", "hallucinations", "prompt", "redact", "temperature", "vocabulary")
-COMMON_FIELDS = ("model", "response_format", "hotwords", "url", *WEBHOOK_FIELDS, *OPTIONS, *RENDER_FIELDS)
+COMMON_FIELDS = ("model", "response_format", "hotwords", "url", *WEBHOOK_FIELDS, *OPTIONS, *forms.RENDER_FIELDS)
 # Fields of this server's own form, for speakers whose voices are enrolled.
 IDENTIFY_FIELDS = ("identify", "identify_threshold")
 SINGLE_FIELDS = {
@@ -90,7 +83,7 @@ NOT_FOR_TRANSLATIONS = {
 OFF = ("", "false", "0", "null")
 
 
-class OpenAIRequest(UploadForm, frozen=True, kw_only=True):
+class OpenAIRequest(forms.UploadForm, frozen=True, kw_only=True):
     """The values of a form.
 
     Attributes:
@@ -121,7 +114,7 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
     """
     form = _form_fields(fields, task)
     name = form.last("model")
-    check_text("model", name or "", MAX_WORD_CHARACTERS)
+    forms.check_text("model", name or "", forms.MAX_WORD_CHARACTERS)
     response_format: ResponseFormat = form.value("response_format", ResponseFormat, _default_format(name, task))
     if task == "translate" and response_format not in TRANSLATION_FORMATS:
         raise InvalidOption("response_format", f"expected one of {', '.join(TRANSLATION_FORMATS)}")
@@ -142,10 +135,10 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
         "hotwords": ", ".join(word for word in (form.last("hotwords"), *form.every("keywords")) if word) or None,
         "logprobs": _logprobs(form, response_format),
     }
-    layout = render_options(form)
+    layout = forms.render_options(form)
     webhook_url, webhook_include_result = webhook_of(form, state.config)
     return OpenAIRequest(
-        options=transcription_options(values),
+        options=forms.transcription_options(values),
         response_format=response_format,
         output_format=FORMATS[response_format],
         render_options=layout,

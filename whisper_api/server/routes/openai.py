@@ -33,19 +33,11 @@ from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import WARNING, add_warnings, delivered, in_turn
 from whisper_api.server.state import reads, state_of, viewer_of
+from whisper_api.server.uploads import upload_fields
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
 from whisper_api.server.uploads.rules import UploadRules
 from whisper_api.server.uploads.submitting import accept_waited
-from whisper_api.server.uploads.upload_fields import (
-    FILE,
-    IDEMPOTENCY_KEY,
-    OPTION_FIELDS,
-    RENDER_FIELDS,
-    URL,
-    VOCABULARY,
-    WEBHOOK,
-)
 from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
 if TYPE_CHECKING:
@@ -162,7 +154,7 @@ MODEL_FIELD = FormField(
     "name (`base`), its repository (`openai/whisper-base`), or an alias from the configuration",
 )
 # The fields of transcriptions and translations: those before the language, and those after it.
-FIRST_FIELDS = (FILE, URL, MODEL_FIELD)
+FIRST_FIELDS = (upload_fields.FILE, upload_fields.URL, MODEL_FIELD)
 COMMON_FIELDS = (
     FormField("prompt", str, "Text that precedes the audio: spelling, style, names"),
     FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Temperature of the first attempt"),
@@ -179,8 +171,8 @@ COMMON_FIELDS = (
         default="drop",
     ),
     FormField("keywords[]", str, "An expected word", repeated=True),
-    VOCABULARY,
-    *WEBHOOK,
+    upload_fields.VOCABULARY,
+    *upload_fields.WEBHOOK,
 )
 
 TRANSCRIPTION_FIELDS = (
@@ -198,7 +190,7 @@ TRANSCRIPTION_FIELDS = (
         ResponseFormat,
         "Format of the response; by default json, and diarized_json for `gpt-4o-transcribe-diarize`",
     ),
-    *RENDER_FIELDS,
+    *upload_fields.RENDER_FIELDS,
     FormField("timestamp_granularities[]", Granularity, "Times of a verbose_json; segment by default", repeated=True),
     FormField("stream", bool, f"Send the text as it is decoded, if the format is one of {STREAMABLE}"),
     FormField(
@@ -220,13 +212,13 @@ TRANSCRIPTION_FIELDS = (
         "For each name, in the same order, 2 to 10 seconds of the speaker, as a data URL",
         repeated=True,
     ),
-    *(field for field in OPTION_FIELDS if field.name in IDENTIFY_FIELDS),
+    *(field for field in upload_fields.OPTION_FIELDS if field.name in IDENTIFY_FIELDS),
 )
 TRANSLATION_FIELDS = (
     *FIRST_FIELDS,
     *COMMON_FIELDS,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
-    *RENDER_FIELDS,
+    *upload_fields.RENDER_FIELDS,
 )
 TEXTS = {"text/plain": str, "application/x-subrip": str, "text/vtt": str}
 HEADERS = {
@@ -236,7 +228,7 @@ HEADERS = {
 # Fields of a JSON body instead of the file.
 JSON_FIELDS = (
     FormField("input_audio", bodies.InputAudio, "The recording in base64"),
-    FormField(FILE.name, str, "The recording in base64, or as a data URL"),
+    FormField(upload_fields.FILE.name, str, "The recording in base64, or as a data URL"),
     FormField("file_url", str, "The same as url"),
 )
 REFUSALS: tuple[Cause, ...] = (
@@ -264,7 +256,7 @@ TRANSCRIBE = Operation(
     ),
     tag=TAG,
     refusals=REFUSALS,
-    parameters=(IDEMPOTENCY_KEY,),
+    parameters=(upload_fields.IDEMPOTENCY_KEY,),
     body=FormBody(TRANSCRIPTION_FIELDS, json_fields=JSON_FIELDS),
     audit="job.submit",
     scope="transcribe",
@@ -281,7 +273,7 @@ TRANSLATE = Operation(
     ),
     tag=TAG,
     refusals=REFUSALS,
-    parameters=(IDEMPOTENCY_KEY,),
+    parameters=(upload_fields.IDEMPOTENCY_KEY,),
     body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
     audit="job.submit",
     scope="transcribe",

@@ -18,17 +18,11 @@ from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.delivery import BodyReceive
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import blocking, owner_of, state_of
+from whisper_api.server.uploads import plain_bodies
 from whisper_api.server.uploads.incoming import HOW_TO_SEND, IncomingForm, too_large
 from whisper_api.server.uploads.json_reader import JSON_TYPE, JsonReader
 from whisper_api.server.uploads.multipart import MultipartReader, boundary_of
 from whisper_api.server.uploads.pace import Pace, pace_rules
-from whisper_api.server.uploads.plain_bodies import (
-    HOW_TO_SEND_RAW,
-    URLENCODED_TYPE,
-    RawReader,
-    UrlencodedReader,
-    is_audio,
-)
 from whisper_api.server.uploads.storing import storage_errors
 from whisper_api.server.uploads.turns import client_network
 
@@ -223,17 +217,17 @@ def _reader_for(request: Request, form: IncomingForm, raw: bool, json: bool) -> 
     if json and media_type == JSON_TYPE:
         return JsonReader(form)
     limits, most = form.limits, form.limits.max_file_size
-    how_to_send = HOW_TO_SEND_RAW if raw else HOW_TO_SEND
-    is_raw = raw and is_audio(media_type)
+    how_to_send = plain_bodies.HOW_TO_SEND_RAW if raw else HOW_TO_SEND
+    is_raw = raw and plain_bodies.is_audio(media_type)
     if not form.takes_many:
         form.stated_bytes = _stated_bytes(request)
         other_bytes = 0 if is_raw else limits.max_field_bytes + limits.max_other_bytes
         if form.stated_bytes > most + other_bytes:
             raise too_large(form.stated_bytes, most)
-    if media_type == URLENCODED_TYPE:
-        return UrlencodedReader(form, how_to_send)
+    if media_type == plain_bodies.URLENCODED_TYPE:
+        return plain_bodies.UrlencodedReader(form, how_to_send)
     if is_raw:
-        return RawReader(request, form)
+        return plain_bodies.RawReader(request, form)
     return MultipartReader(boundary_of(content_type, how_to_send), form)
 
 
