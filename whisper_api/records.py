@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime, timezone
 from typing import Any, ClassVar, TypeVar
 
@@ -91,16 +92,23 @@ class Row(Record, frozen=True):
     __dataclass_params__: ClassVar[Any] = _DataclassMember()
 
 
-def made_of(source: object, kind: type[S], **others: Any) -> S:
-    """A Struct that takes the fields of its names from another object.
+def made_of(source: msgspec.Struct, kind: type[S], **others: Any) -> S:
+    """A Struct that takes the fields of the same names from another Struct.
 
     Args:
-        source: the object; fields that it does not have take their default.
+        source: the other Struct; fields that it does not have take their default.
         kind: class of the Struct.
-        others: the values of fields that are not those of the object.
+        others: the values of fields that are not those of the source.
     """
-    names = [name for name in kind.__struct_fields__ if name not in others and hasattr(source, name)]
-    return kind(**{name: getattr(source, name) for name in names}, **others)
+    for name in _shared(type(source), kind):
+        if name not in others:
+            others[name] = getattr(source, name)
+    return kind(**others)
+
+
+@functools.cache
+def _shared(source: type, kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(name for name in kind.__struct_fields__ if hasattr(source, name))
 
 
 def rfc3339(seconds: float) -> str:
