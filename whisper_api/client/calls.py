@@ -111,7 +111,9 @@ class ClientMethod(Generic[P, B, A]):
         value = str(signature.return_annotation).partition("[")[2].removesuffix("]")
         for method, text in zip((blocking, coroutine), returns, strict=True):
             functools.update_wrapper(method, call)
-            method.__signature__ = signature.replace(return_annotation=text.format(value))
+            signature = signature.replace(return_annotation=text.format(value))
+            method.__signature__ = signature
+            method.__annotations__ = {**call.__annotations__, "return": signature.return_annotation}
         self._methods = blocking, coroutine
 
     @overload

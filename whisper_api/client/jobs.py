@@ -263,7 +263,7 @@ class JobMethods(Methods):
         on_progress: Callable[[JobStatus], None] | None = None,
         timeout: float | None = None,
     ) -> Steps[JobResult]:
-        """Submit, wait, and return the result. An interruption of the wait, such as Ctrl-C, cancels the job.
+        """Submit, wait, and return the result. Ctrl-C, or the cancellation of the coroutine, cancels the job.
 
         Args:
             source: as with :meth:`submit`.
