@@ -12,7 +12,7 @@ import pytest
 
 from whisper_api.engine.align.models import AlignmentModel, AlignmentSource
 from whisper_api.engine.whisper.ctranslate2 import Ct2Whisper
-from whisper_api.engine.whisper.source import WhisperSource
+from whisper_api.engine.whisper.settings import WhisperSource
 from whisper_api.engine.worker.device import Device
 
 

@@ -14,7 +14,7 @@ from pretended_gpu import Scopes, pretend_gpus
 from whisper_api import Engine, OutOfMemory, TranscriptionOptions
 from whisper_api.engine.diarize.segmentation import CheckpointSource, SegmentWindows
 from whisper_api.engine.whisper.ctranslate2 import Ct2Decode
-from whisper_api.engine.whisper.source import WhisperSource
+from whisper_api.engine.whisper.settings import WhisperSource
 
 pytestmark = pytest.mark.models
 

@@ -9,8 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from whisper_api.engine.audio.mix import Mixer
-from whisper_api.engine.audio.resampler import Resampler, Separator
+from whisper_api.engine.audio.mix import Mixer, Resampler, Separator
 from whisper_api.engine.audio.track import MAX_CHANNELS, Track
 from whisper_api.errors import InvalidAudio, InvalidOption
 from whisper_api.schema import SAMPLE_RATE, Channels

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from whisper_api.engine.languages import AUTO, MULTI, RELATED_LANGUAGE, nearest_language
 from whisper_api.engine.vad import Span
-from whisper_api.engine.whisper.attempt import PROMPT_LEAK
 from whisper_api.engine.whisper.detection import (
     Disagreement,
     LanguageDetector,
@@ -25,7 +24,7 @@ from whisper_api.engine.whisper.detection import (
 )
 from whisper_api.engine.whisper.language_changes import in_their_languages
 from whisper_api.engine.whisper.model import Row, Whisper
-from whisper_api.engine.whisper.window import SPARSE_PIECE_SECONDS, SPARSE_VOICED_SECONDS, Batching, Window
+from whisper_api.engine.whisper.window import PROMPT_LEAK, SPARSE_PIECE_SECONDS, SPARSE_VOICED_SECONDS, Batching, Window
 from whisper_api.engine.whisper.window_decoder import WindowDecoder
 from whisper_api.engine.whisper.word_times import LEAD_SECONDS
 from whisper_api.errors import InvalidOption

@@ -1,16 +1,17 @@
-"""How Whisper runs on each device of an engine: the type of its numbers, its encoder and the size of its batches."""
+"""How Whisper runs on each device of an engine: the type of its numbers, its encoder, its source, its batches."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisper_api.engine.whisper.encoder_choice import ENCODERS
-from whisper_api.engine.whisper.source import WhisperSource
+from whisper_api.engine.whisper.model import Whisper
+from whisper_api.engine.whisper.torch_encoder import ENCODERS, encoder_bytes
 from whisper_api.engine.whisper.window_decoder import Batching
-from whisper_api.engine.worker.device import choose_compute_type, threads_and_lanes
+from whisper_api.engine.worker.device import Device, choose_compute_type, threads_and_lanes
 from whisper_api.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from whisper_api.engine.worker.device import Device
     from whisper_api.engine.worker.device_pool import DeviceRuntime
 
-__all__ = ["WhisperSettings"]
+__all__ = ["WhisperSettings", "WhisperSource"]
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,71 @@ GPU_BUCKET_SECONDS = 5.0
 # Most windows in a batch of a GPU until measure_batches() has found a better number. Memory may allow fewer.
 GPU_BATCH = 64
 CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
+
+# What may run the encoder on a GPU.
+
+
+@dataclass(frozen=True)
+class WhisperSource:
+    """Identifies a Whisper model on a device, and loads it.
+
+    Attributes:
+        path: a directory in CTranslate2's format.
+        device, device_index: ``cpu`` or ``cuda``, and the number of the GPU.
+        compute_type: a compute type of CTranslate2: int8, float16 ...
+        threads: number of CPU threads of one call.
+        lanes: number of simultaneous calls.
+        offline: whether downloads are forbidden.
+        encoder: as for :class:`~whisper_api.engine.whisper.ctranslate2.Ct2Whisper`; on a CPU, ONNX Runtime runs it.
+    """
+
+    path: str
+    device: str
+    device_index: int
+    compute_type: str
+    threads: int
+    lanes: int = 1
+    offline: bool = False
+    encoder: str = "auto"
+
+    def estimated_bytes(self) -> int:
+        path = Path(self.path) / "model.bin"
+        size = path.stat().st_size
+        # Published files contain float16. In memory, int8 weights take half as much, and float32 weights twice as much.
+        weights = size * 2 if self.compute_type == "float32" else size // 2 if "int8" in self.compute_type else size
+        if self.device == "cpu" or self.encoder == "ctranslate2":
+            return weights
+        # CTranslate2 keeps its own encoder beside torch's.
+        halves = "float16" in self.compute_type
+        return weights + (encoder_bytes(path, 2 if halves else 4) if halves or self.encoder == "torch" else 0)
+
+    def load(self) -> Whisper:
+        """Load the model.
+
+        Raises:
+            ModelCorrupt: the files do not belong to a Whisper model.
+        """
+        if self.device == "cpu":
+            from whisper_api.engine.whisper.onnx.model import OnnxWhisper
+
+            int8 = "int8" in self.compute_type
+            return OnnxWhisper(Path(self.path), int8=int8, threads=self.threads, offline=self.offline)
+        from whisper_api.engine.whisper.ctranslate2 import Ct2Whisper
+
+        return Ct2Whisper(
+            Path(self.path),
+            device=self.device,
+            device_index=self.device_index,
+            compute_type=self.compute_type,
+            threads=self.threads,
+            lanes=self.lanes,
+            offline=self.offline,
+            free_memory=Device("cuda", self.device_index).free_memory,
+            encoder=self.encoder,
+        )
+
+    def unload(self, model: Whisper) -> None:
+        model.unload()
 
 
 class WhisperSettings:

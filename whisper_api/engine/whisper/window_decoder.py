@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from whisper_api.engine.audio.repetition import repetition_period
 from whisper_api.engine.vad import WINDOW_SECONDS, Span, cut_at_pauses
-from whisper_api.engine.whisper.attempt import MAX_COMPRESSION_RATIO, Attempt, compression_ratio
 from whisper_api.engine.whisper.model import (
     FRAMES_PER_SECOND,
     MAX_FRAMES,
@@ -21,12 +20,18 @@ from whisper_api.engine.whisper.model import (
     Row,
     Whisper,
 )
-from whisper_api.engine.whisper.prompt import Prompts
-from whisper_api.engine.whisper.prompt_leak import copied_runs, is_heard, may_be_leaked
+from whisper_api.engine.whisper.prompt import LOGPROB_MARGIN, Prompts, copied_runs, has_term, is_heard, may_be_leaked
 from whisper_api.engine.whisper.resemblance import plain_words
 from whisper_api.engine.whisper.tokens import token_logprobs
-from whisper_api.engine.whisper.vocabulary import LOGPROB_MARGIN, has_term
-from whisper_api.engine.whisper.window import SPARSE_PIECE_SECONDS, SPARSE_TOKENS, Batching, Window
+from whisper_api.engine.whisper.window import (
+    MAX_COMPRESSION_RATIO,
+    SPARSE_PIECE_SECONDS,
+    SPARSE_TOKENS,
+    Attempt,
+    Batching,
+    Window,
+    compression_ratio,
+)
 from whisper_api.engine.whisper.word_times import words_of
 from whisper_api.schema import SAMPLE_RATE, Segment, TokenLogprob
 
