@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec.structs import replace
 
 from whisper_api.engine import vad
 from whisper_api.engine.audio.crosstalk import Comparison, compare, without_crosstalk
+from whisper_api.engine.audio.decode import Decoded
 from whisper_api.engine.audio.level import without_offset
-from whisper_api.engine.audio.track import end_to_end
+from whisper_api.engine.audio.track import AudioMemory, Samples, end_to_end
+from whisper_api.engine.context import JobContext
 from whisper_api.engine.vad import Detection, Span, SpeechFrames
 from whisper_api.schema import SAMPLE_RATE, Redaction, Segment, Turn
-
-if TYPE_CHECKING:
-    from whisper_api.engine.audio.decode import Decoded
-    from whisper_api.engine.audio.track import AudioMemory, Samples
-    from whisper_api.engine.context import JobContext
 
 __all__ = ["Heard", "hear"]
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.audio.level import loud_seconds, raise_quiet_speech
+from whisper_api.engine.context import JobContext
 from whisper_api.engine.silero import SILERO_FRAME, silero_probabilities
 from whisper_api.schema import SAMPLE_RATE
-
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
 
 __all__ = [
     "Detection",

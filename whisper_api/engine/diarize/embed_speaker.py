@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
 from whisper_api.engine.audio.telephone import is_over_telephone, telephone_band
+from whisper_api.engine.context import JobContext
 from whisper_api.engine.diarize.analysis import analyze
 from whisper_api.engine.diarize.open_models import VoiceModel, open_models
 from whisper_api.engine.diarize.pipeline import (
@@ -31,9 +31,6 @@ from whisper_api.errors import ModelUnavailable, WhisperApiError
 from whisper_api.schema import SAMPLE_RATE
 from whisper_api.speaker_turns import stretches
 from whisper_api.voices import VoiceSample
-
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
 
 __all__ = ["SpeakerVoice", "embed_speaker", "sample_of", "speaker_voices", "voice_model"]
 

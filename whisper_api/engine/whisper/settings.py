@@ -6,18 +6,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from whisper_api.engine.models.store import LocalModel
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.torch_encoder import ENCODERS, encoder_bytes
 from whisper_api.engine.whisper.window_decoder import Batching
 from whisper_api.engine.worker.device import Device, choose_compute_type, threads_and_lanes
+from whisper_api.engine.worker.device_pool import DeviceRuntime
 from whisper_api.errors import InvalidOption
-
-if TYPE_CHECKING:
-    from whisper_api.engine.models.store import LocalModel
-    from whisper_api.engine.worker.device import Device
-    from whisper_api.engine.worker.device_pool import DeviceRuntime
 
 __all__ = ["WhisperSettings", "WhisperSource"]
 

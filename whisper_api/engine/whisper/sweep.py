@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, MAX_FRAMES, DecodeSettings, Row
+from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, MAX_FRAMES, DecodeSettings, Row, Whisper
 from whisper_api.engine.worker.batch_size import SIZES, choose_batch_size
 from whisper_api.engine.worker.device import release_cached_memory
 from whisper_api.engine.worker.device_errors import clear_frames, kind_of
-
-if TYPE_CHECKING:
-    from whisper_api.engine.whisper.model import Whisper
-    from whisper_api.engine.worker.worker import BatchOperation, GpuWorker
+from whisper_api.engine.worker.worker import BatchOperation, GpuWorker
 
 __all__ = ["Ct2Probe", "measure_batch_size"]
 

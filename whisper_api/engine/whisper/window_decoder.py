@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.audio.repetition import repetition_period
+from whisper_api.engine.context import JobContext
+from whisper_api.engine.invented import InventedText
 from whisper_api.engine.vad import WINDOW_SECONDS, Span, cut_at_pauses
 from whisper_api.engine.whisper.model import (
     FRAMES_PER_SECOND,
@@ -33,12 +35,8 @@ from whisper_api.engine.whisper.window import (
     compression_ratio,
 )
 from whisper_api.engine.whisper.word_times import words_of
+from whisper_api.engine.worker.worker import BatchOperation
 from whisper_api.schema import SAMPLE_RATE, Segment, TokenLogprob
-
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
-    from whisper_api.engine.invented import InventedText
-    from whisper_api.engine.worker.worker import BatchOperation
 
 __all__ = ["Attempt", "Batching", "WindowDecoder"]
 
