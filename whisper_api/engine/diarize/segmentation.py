@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.audio.device_copies import COPIES
-from whisper_api.engine.worker.device import limit_torch_threads
+from whisper_api.engine.worker.device import limit_torch_threads, release_cached_memory
 from whisper_api.errors import ModelCorrupt
 from whisper_api.schema import SAMPLE_RATE
 
@@ -170,11 +170,8 @@ class CheckpointSource(ABC):
 
     def unload(self, model: Any) -> None:
         """Free the memory of the device."""
-        import torch
-
         model.to("meta")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_cached_memory()
 
 
 @dataclass(frozen=True)
@@ -284,7 +281,7 @@ def _network(outputs: int) -> torch.nn.Module:
             members = torch.tensor([[float(s in subset) for s in range(LOCAL_SPEAKERS)] for subset in subsets])
             self.register_buffer("members", members, persistent=False)
 
-        def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        def forward(self, waveforms: torch.Tensor) -> Any:
             x = functional.conv1d(self.input_norm(waveforms.unsqueeze(1)), self.sinc, stride=10).abs()
             x = functional.leaky_relu(self.norms[0](functional.max_pool1d(x, 3)))
             for conv, norm in zip(self.convs, list(self.norms)[1:], strict=True):
@@ -293,7 +290,6 @@ def _network(outputs: int) -> torch.nn.Module:
             for linear in self.linear:
                 x = functional.leaky_relu(linear(x))
             x = self.classifier(x)
-            activity: torch.Tensor = x.softmax(dim=-1) @ self.members if powerset else x.sigmoid()
-            return activity
+            return x.softmax(dim=-1) @ self.members if powerset else x.sigmoid()
 
     return Segmentation()
