@@ -96,7 +96,7 @@ def test_the_batch_size_of_each_gpu_is_measured_before_other_models_are_loaded(
         resident.append([type(model.source).__name__ for model in runtimes[index].models.resident()])
         return (7, 11)[index]
 
-    monkeypatch.setattr("whisper_api.engine.whisper.sweep.measure_batch_size", measure)
+    monkeypatch.setattr("whisper_api.engine.whisper.settings.measure_batch_size", measure)
     engine.preload_rest(OPTIONS)
     assert resident == [["WhisperSource"], ["WhisperSource"]]
     assert [engine.whisper.batching(runtime.device).max_items for runtime in runtimes] == [7, 11]

@@ -10,9 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.audio.decode import AudioInput, decode
-from whisper_api.engine.audio.telephone import telephone_band
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.diarize.embed_speaker import SpeakerVoice, embedded, sample_of, speaker_voices, voice_model
+from whisper_api.engine.diarize.embed_speaker import (
+    SpeakerVoice,
+    embedded,
+    sample_of,
+    speaker_voices,
+    telephone_band,
+    voice_model,
+)
 from whisper_api.engine.diarize.open_models import CAMPPLUS, VoiceModel
 from whisper_api.engine.diarize.pipeline import Diarization
 from whisper_api.errors import InvalidAudio, InvalidOption
