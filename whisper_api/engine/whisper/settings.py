@@ -33,8 +33,6 @@ GPU_BUCKET_SECONDS = 5.0
 GPU_BATCH = 64
 CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
 
-# What may run the encoder on a GPU.
-
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
