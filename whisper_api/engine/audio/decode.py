@@ -226,7 +226,7 @@ def _run(
     source = AudioSource(file.read, file.size, file.name)
     if request.operation == "probe":
         return probe_file(source, request)
-    return decode_file(source, request, lambda size, *, track: recordings[track].reserve(size), advanced)
+    return decode_file(source, request, lambda track, size: recordings[track].reserve(size), advanced)
 
 
 class _File:

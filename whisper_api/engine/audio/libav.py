@@ -68,14 +68,14 @@ def decode_file(source: AudioSource, request: Request, reserve: ReserveTrack, pr
         reader = PacketReader(container, stream)
         limits = [limit for limit in (request.max_seconds, request.stop_at) if limit is not None]
         shortest = min(limits, default=None)
-        track = Track(functools.partial(reserve, track=0))
+        track = Track(functools.partial(reserve, 0))
         timeline = Timeline(
             container,
             stream,
             track,
             shortest,
             request.channels,
-            lambda number: Track(functools.partial(reserve, track=1 + number)),
+            lambda number: Track(functools.partial(reserve, 1 + number)),
         )
         tick = 0.0
         for packets, frame in enumerate(reader):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from whisper_api.engine.audio.track import Samples
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["Mixer", "Resampler", "Separator"]
+__all__ = ["Mixer", "Resampler"]
 
 # Layouts that libswresample mixes: ordinary files come out as every other program decodes them.
 PLAIN_LAYOUTS = ("mono", "1 channels", "stereo", "2 channels")
@@ -208,30 +208,28 @@ def _numbers(seconds: NDArray[np.float64]) -> str:
     return f"channel {found[0]} is" if len(found) == 1 else f"channels {', '.join(found)} are"
 
 
-class _Graph:
-    """libswresample for frames of one rate, sample format and layout. One graph for each file: graphs keep state.
+class Resampler:
+    """libswresample for frames of one rate, sample format and layout. Each file needs its own, which keeps state.
 
     Args:
-        rate, sample_format, layout: of the input, by libav's names.
-        mono: whether the output is mixed to mono; else it has the layout of the input.
+        frame: the first of the frames.
+        mixer: prepares the frames for the mix, whose blocks have the shape (samples,). None keeps the channels apart:
+            the blocks have the shape (samples, channels).
     """
 
-    def __init__(self, rate: int, sample_format: str, layout: str, *, mono: bool) -> None:
+    def __init__(self, frame: Any, mixer: Mixer | None) -> None:
         from av.filter import Graph
 
+        self._mixer = mixer
+        rate, sample_format, layout = frame.sample_rate, frame.format.name, frame.layout.name
+        if mixer is not None and mixer.mixes:
+            sample_format, layout = "fltp", "mono"
         self._graph = graph = Graph()
-        nodes = [
-            graph.add(
-                "abuffer",
-                sample_rate=str(rate),
-                sample_fmt=sample_format,
-                channel_layout=layout,
-                time_base=f"1/{rate}",
-            )
-        ]
+        options = {"sample_rate": str(rate), "sample_fmt": sample_format, "channel_layout": layout}
+        nodes = [graph.add("abuffer", time_base=f"1/{rate}", **options)]
         # Without this bound libswresample does not normalise the mix for float output: stereo comes out 3 dB too loud.
         nodes.append(graph.add("aresample", f"{SAMPLE_RATE}:rematrix_maxval=1"))
-        layouts = "mono" if mono else layout
+        layouts = layout if mixer is None else "mono"
         nodes.append(graph.add("aformat", f"sample_fmts=flt:sample_rates={SAMPLE_RATE}:channel_layouts={layouts}"))
         nodes.append(graph.add("abuffersink"))
         for node, following in itertools.pairwise(nodes):
@@ -239,6 +237,16 @@ class _Graph:
         graph.configure()
         graph.set_audio_frame_size(SAMPLE_RATE)
         self._input, self._output = nodes[0], nodes[-1]
+
+    def push(self, frame: Any) -> None:
+        frame.pts = None
+        for each in (frame,) if self._mixer is None else self._mixer.push(frame):
+            self._input.push(each)
+
+    def end(self) -> None:
+        for each in () if self._mixer is None else self._mixer.flush():
+            self._input.push(each)
+        self._input.push(None)
 
     def pull(self) -> Iterator[Samples]:
         """Yield the blocks of samples that are ready. A block is valid until the next block is pulled."""
@@ -250,46 +258,6 @@ class _Graph:
                 frame: Any = self._output.pull()
             except (NotYet, AtEnd):
                 return
-            yield self._samples(frame)
-
-    def _samples(self, frame: Any) -> Samples:
-        return np.frombuffer(frame.planes[0], dtype=np.float32, count=frame.samples)
-
-
-class Separator(_Graph):
-    """Resamples the channels of a stream without a mix. Its blocks have the shape (samples, channels)."""
-
-    def __init__(self, frame: Any) -> None:
-        super().__init__(frame.sample_rate, frame.format.name, frame.layout.name, mono=False)
-
-    def push(self, frame: Any) -> None:
-        frame.pts = None
-        self._input.push(frame)
-
-    def end(self) -> None:
-        self._input.push(None)
-
-    def _samples(self, frame: Any) -> Samples:
-        channels = frame.layout.nb_channels
-        return np.frombuffer(frame.planes[0], np.float32, count=frame.samples * channels).reshape(-1, channels)
-
-
-class Resampler(_Graph):
-    """Resamples the mix of a stream. Its blocks have the shape (samples,)."""
-
-    def __init__(self, frame: Any, mixer: Mixer) -> None:
-        self._mixer = mixer
-        if mixer.mixes:
-            super().__init__(frame.sample_rate, "fltp", "mono", mono=True)
-        else:
-            super().__init__(frame.sample_rate, frame.format.name, frame.layout.name, mono=True)
-
-    def push(self, frame: Any) -> None:
-        frame.pts = None
-        for mixed in self._mixer.push(frame):
-            self._input.push(mixed)
-
-    def end(self) -> None:
-        for mixed in self._mixer.flush():
-            self._input.push(mixed)
-        self._input.push(None)
+            channels = frame.layout.nb_channels
+            samples = np.frombuffer(frame.planes[0], np.float32, count=frame.samples * channels)
+            yield samples if self._mixer is not None else samples.reshape(-1, channels)

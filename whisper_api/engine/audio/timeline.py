@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from whisper_api.engine.audio.mix import Mixer, Resampler, Separator
+from whisper_api.engine.audio.mix import Mixer, Resampler
 from whisper_api.engine.audio.track import MAX_CHANNELS, Track
 from whisper_api.errors import InvalidAudio, InvalidOption
 from whisper_api.schema import SAMPLE_RATE, Channels
@@ -159,7 +159,7 @@ class Timeline:
         self._channels = channels
         self._channel_track = channel_track
         self._channels_lost = False
-        self._separator: Separator | None = None
+        self._separator: Resampler | None = None
         self._resampler: Resampler | None = None
         self._mixer: Mixer | None = None
         self._mix_warnings: dict[str, None] = {}
@@ -200,7 +200,7 @@ class Timeline:
                 self._mixer = Mixer(frame)
             self._resampler = Resampler(frame, self._mixer)
             if self.channel_tracks:
-                self._separator = Separator(frame)
+                self._separator = Resampler(frame, None)
                 if frame.layout.nb_channels > len(self.channel_tracks):
                     self._channels_lost = True
         if self._separator is not None:
