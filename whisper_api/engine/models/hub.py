@@ -6,6 +6,7 @@ transfers the files, because it checks every file, reports progress in bytes, an
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -164,9 +165,8 @@ def fetch_files(
             target,
             expected,
             headers=build_hf_headers(token=token),
-            on_bytes=lambda count, name=name: on_bytes(name, count),  # type: ignore[misc]
+            on_bytes=functools.partial(on_bytes, name),
             refuse=refuse,
-            reachable=True,
         )
     return digests
 
