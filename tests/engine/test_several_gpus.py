@@ -127,6 +127,6 @@ def test_a_gpu_that_is_too_small_for_the_model_gets_no_jobs(
         engine.preload(OPTIONS)
     (left,) = pool.usable
     assert left.device.index not in small or len(small) == 2
-    with pool.assign(0.0) as first, pool.assign(0.0) as second:
+    with pool.assign() as first, pool.assign() as second:
         assert first is second is left
     assert sum("gets no jobs" in record.getMessage() for record in caplog.records) == 1

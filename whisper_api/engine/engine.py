@@ -287,8 +287,7 @@ class Engine:
     @contextlib.contextmanager
     def _job(self, options: ResolvedOptions, **callers: Any) -> Iterator[JobContext]:
         """A job on one of the devices. Its end, with an error or not, frees what it has in memory."""
-        # The length is unknown before decoding, so the job goes to the device with the fewest jobs.
-        with self._pool.assign(0.0) as runtime:
+        with self._pool.assign() as runtime:
             ctx = self._context(runtime, options, **callers)
             try:
                 yield ctx
