@@ -15,13 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from whisper_api.engine.align.models import (
-    AlignmentModel,
-    AlignmentSource,
-    EmissionInput,
-    Emissions,
-    chosen_columns,
-)
+from whisper_api.engine.align.models import AlignmentModel, AlignmentSource, EmissionInput, Emissions, chosen_columns
 from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.vad import Span
 from whisper_api.schema import SAMPLE_RATE, Segment

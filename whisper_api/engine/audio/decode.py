@@ -40,19 +40,7 @@ BLOCK = 1 << 20
 # Descriptors of files can be handed to another process.
 ISOLATED = hasattr(socket, "send_fds")
 # How formats begin that libav can read from a stream.
-STREAMABLE = (
-    b"RIFF",
-    b"RF64",
-    b"ID3",
-    b"fLaC",
-    b"OggS",
-    b"\x1aE\xdf\xa3",
-    b"#!AMR",
-    b".snd",
-    b"FLV",
-    b"\x47",
-    b"\xff",
-)
+STREAMABLE = (b"RIFF", b"RF64", b"ID3", b"fLaC", b"OggS", b"\x1aE\xdf\xa3", b"#!AMR", b".snd", b"FLV", b"\x47", b"\xff")
 
 
 @dataclass(frozen=True)
@@ -173,11 +161,7 @@ def decode(
 
 
 def probe(
-    source: AudioInput,
-    *,
-    audio_track: int | None = None,
-    channels: Channels = "mix",
-    max_seconds: float | None = None,
+    source: AudioInput, *, audio_track: int | None = None, channels: Channels = "mix", max_seconds: float | None = None
 ) -> AudioInfo:
     """Tell what a file is; decodes no more of the file than its first sound.
 
@@ -259,11 +243,7 @@ class _File:
 
     def request(self, operation: Literal["decode", "probe"], **options: Any) -> Request:
         return Request(
-            operation=operation,
-            name=self.name,
-            size=self.size,
-            by_descriptor=self.descriptor is not None,
-            **options,
+            operation=operation, name=self.name, size=self.size, by_descriptor=self.descriptor is not None, **options
         )
 
     def read(self, offset: int, size: int) -> bytes:

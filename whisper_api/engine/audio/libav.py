@@ -301,10 +301,7 @@ def _audio_stream(container: Any, source: AudioSource, audio_track: int | None) 
         tag = _tag(wanted[0])
         reason = "is encrypted (DRM)" if tag in ENCRYPTED else "is in a codec that libav does not know"
         raise InvalidAudio(f"the sound of {source.name} {reason}")
-    chosen = next(
-        (stream for stream in usable if stream.disposition & stream.disposition.__class__.default),
-        usable[0],
-    )
+    chosen = next((stream for stream in usable if stream.disposition & stream.disposition.__class__.default), usable[0])
     warnings = []
     if len(streams) > 1 and audio_track is None:
         warnings.append(

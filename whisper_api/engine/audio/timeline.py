@@ -28,21 +28,7 @@ MOST_RATE = 400_000  # and a higher one needs a huge filter
 COUNTS_SAMPLES = ("flac", "opus")
 # Containers that store times. For others libav counts the packets, which goes wrong where a stream changes its rate.
 STAMPED = frozenset(
-    [
-        "matroska",
-        "mov",
-        "mpegts",
-        "mpeg",
-        "asf",
-        "flv",
-        "ogg",
-        "flac",
-        "nut",
-        "mxf",
-        "rm",
-        "wtv",
-        "nsv",
-    ]
+    ["matroska", "mov", "mpegts", "mpeg", "asf", "flv", "ogg", "flac", "nut", "mxf", "rm", "wtv", "nsv"]
 )
 
 

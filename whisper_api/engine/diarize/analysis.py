@@ -77,10 +77,7 @@ class Analysis:
     revision: str | None = None
 
     def speakers(
-        self,
-        bounds: SpeakerBounds,
-        options: ClusteringOptions | None = None,
-        check: Callable[[], None] = lambda: None,
+        self, bounds: SpeakerBounds, options: ClusteringOptions | None = None, check: Callable[[], None] = lambda: None
     ) -> npt.NDArray[np.float64]:
         """Centroids of the speakers, shape (speakers, 192); none when nobody speaks long enough for an embedding.
 
@@ -176,12 +173,7 @@ def _segment(ctx: JobContext, audio: Floats, models: dict[str, Any]) -> SpeakerA
 
 
 def _embed(
-    ctx: JobContext,
-    audio: Floats,
-    model: Any,
-    activity: SpeakerActivity,
-    spans: SpeakerSpans,
-    moments: SpeakerSpans,
+    ctx: JobContext, audio: Floats, model: Any, activity: SpeakerActivity, spans: SpeakerSpans, moments: SpeakerSpans
 ) -> tuple[Floats, npt.NDArray[np.float16]]:
     """Embeddings of the spans, shape (spans, 192), and of the moments, (moments, 192)."""
     embeddings = np.empty((len(spans.times), DIMENSION), dtype=np.float32)

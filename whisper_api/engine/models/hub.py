@@ -124,11 +124,7 @@ def _expected(sibling: dict[str, Any], known: KnownFile | None) -> Expected:
 
 
 def fetch_files(
-    source: HubSource,
-    listing: HubListing,
-    into: Path,
-    token: str | None,
-    on_bytes: Callable[[str, int], None],
+    source: HubSource, listing: HubListing, into: Path, token: str | None, on_bytes: Callable[[str, int], None]
 ) -> dict[str, str]:
     """Download the files of a repository into a directory. Files that an earlier attempt completed are only checked.
 

@@ -138,9 +138,7 @@ def _from_url(entry: Entry, url: str, into: Path, watch: DownloadWatch) -> Fetch
     with requests.Session() as session:
         try:
             head = answer_within(
-                hub.ANSWER_SECONDS,
-                host,
-                lambda: session.head(url, timeout=hub.ANSWER_SECONDS, allow_redirects=True),
+                hub.ANSWER_SECONDS, host, lambda: session.head(url, timeout=hub.ANSWER_SECONDS, allow_redirects=True)
             )
         except requests.RequestException as error:
             raise SourceUnreachable(f"no connection to {host} ({type(error).__name__})") from error

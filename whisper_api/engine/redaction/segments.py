@@ -193,12 +193,7 @@ def limits(segments: Sequence[Segment], kinds: Collection[RedactKind], language:
 
 
 # The module of each library, and the name under which an index has the library.
-LIBRARIES = {
-    "faker": "faker",
-    "phonenumbers": "phonenumberslite",
-    "stdnum": "python-stdnum",
-    "text_to_num": "text2num",
-}
+LIBRARIES = {"faker": "faker", "phonenumbers": "phonenumberslite", "stdnum": "python-stdnum", "text_to_num": "text2num"}
 
 
 def check_installed() -> None:

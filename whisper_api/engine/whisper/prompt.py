@@ -133,11 +133,7 @@ class Prompts:
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        prompt: str | None = None,
-        hotwords: str | None = None,
-        terms: Sequence[str] = (),
+        self, tokenizer: Tokenizer, prompt: str | None = None, hotwords: str | None = None, terms: Sequence[str] = ()
     ) -> None:
         self._tokenizer = tokenizer
         self._prompt = prompt

@@ -14,14 +14,7 @@ from whisper_api.engine.audio.track import Samples
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.invented import InventedText
 from whisper_api.engine.vad import WINDOW_SECONDS, Span, cut_at_pauses
-from whisper_api.engine.whisper.model import (
-    FRAMES_PER_SECOND,
-    MAX_FRAMES,
-    DecodedTokens,
-    DecodeSettings,
-    Row,
-    Whisper,
-)
+from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, MAX_FRAMES, DecodedTokens, DecodeSettings, Row, Whisper
 from whisper_api.engine.whisper.prompt import LOGPROB_MARGIN, Prompts, copied_runs, has_term, is_heard, may_be_leaked
 from whisper_api.engine.whisper.resemblance import plain_words
 from whisper_api.engine.whisper.tokens import token_logprobs
