@@ -141,15 +141,9 @@ class Mixer:
         """Invert each channel that would cancel the louder ones."""
         mix = np.zeros(len(self._signs))
         for channel in loudest_first.tolist():
-            if mix.any():
-                correlation = float(self._correlation(mix)[channel])
-                if correlation < (OPPOSITE if self._signs[channel] > 0 else NOT_OPPOSITE):
-                    self._signs[channel] = -1.0
-                else:
-                    self._signs[channel] = 1.0
-            else:
-                self._signs[channel] = 1.0
-            mix[channel] = self._signs[channel]
+            limit = OPPOSITE if self._signs[channel] > 0 else NOT_OPPOSITE
+            opposite = mix.any() and float(self._correlation(mix)[channel]) < limit
+            self._signs[channel] = mix[channel] = -1.0 if opposite else 1.0
         # Of two opposite channels the second is inverted, whichever is louder.
         if len(loudest_first) and self._signs[loudest_first.min()] < 0:
             self._signs = -self._signs

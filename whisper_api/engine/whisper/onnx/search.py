@@ -30,7 +30,6 @@ class DecoderState(Protocol):
     @property
     def length(self) -> int:
         """Number of cache entries."""
-        ...
 
     def feed(
         self, tokens: NDArray[np.int64], positions: NDArray[np.int64], visible: NDArray[np.bool_]
@@ -45,12 +44,10 @@ class DecoderState(Protocol):
         Returns:
             Raw logits: float32, shape (rows, vocabulary), contiguous. The caller may overwrite them.
         """
-        ...
 
     @property
     def attention(self) -> NDArray[np.float32]:
         """Cross-attention probabilities of the last feed: float32, shape (alignment heads, rows, positions)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
