@@ -22,8 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.diarize.embedding import DIMENSION, HOP
-from whisper_api.engine.diarize.segmentation import CheckpointSource, load_checkpoint
-from whisper_api.errors import ModelCorrupt
+from whisper_api.engine.diarize.segmentation import CheckpointSource, load_network
 from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -87,13 +86,7 @@ def load_campplus(path: Path) -> torch.nn.Module:
     Raises:
         ModelCorrupt: the weights are not those of this architecture.
     """
-    weights = load_checkpoint(path)
-    model = _network()
-    try:
-        model.load_state_dict(weights)
-    except (RuntimeError, AttributeError) as error:
-        raise ModelCorrupt(f"{path.name}: not a CAM++ of {DIMENSION} dimensions ({error})") from error
-    return model.eval()
+    return load_network(path, _network(), f"a CAM++ of {DIMENSION} dimensions")
 
 
 @dataclass(frozen=True)

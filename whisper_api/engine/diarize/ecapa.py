@@ -21,8 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.diarize.embedding import DIMENSION, HOP
-from whisper_api.engine.diarize.segmentation import CheckpointSource, load_checkpoint
-from whisper_api.errors import ModelCorrupt
+from whisper_api.engine.diarize.segmentation import CheckpointSource, load_network
 
 if TYPE_CHECKING:
     import torch
@@ -85,13 +84,7 @@ def load_ecapa(path: Path) -> torch.nn.Module:
     Raises:
         ModelCorrupt: the weights are not those of this architecture.
     """
-    weights = load_checkpoint(path)
-    model = _network()
-    try:
-        model.load_state_dict({_renamed(name): value for name, value in weights.items()})
-    except (RuntimeError, AttributeError) as error:
-        raise ModelCorrupt(f"{path.name}: not an ECAPA-TDNN of {_CHANNELS} channels ({error})") from error
-    return model.eval()
+    return load_network(path, _network(), f"an ECAPA-TDNN of {_CHANNELS} channels", _renamed)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import itertools
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ __all__ = [
     "SegmentationSource",
     "frame_count",
     "load_checkpoint",
+    "load_network",
     "load_segmentation",
     "whole_window",
 ]
@@ -109,6 +110,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelCorrupt(f"{path.name}: holds {type(content).__name__}, not a dictionary of weights")
     return content
+
+
+def load_network(
+    path: Path, network: torch.nn.Module, what: str, renamed: Callable[[str], str] = str
+) -> torch.nn.Module:
+    """Fill a network with the weights of a checkpoint, in eval mode, on the CPU.
+
+    Args:
+        path: the checkpoint.
+        network: the network, without weights.
+        what: the name of its architecture, for the error.
+        renamed: returns the name of a tensor in the network from its published name.
+
+    Raises:
+        ModelCorrupt: the weights are not those of this architecture.
+    """
+    weights = load_checkpoint(path)
+    try:
+        network.load_state_dict({renamed(name): value for name, value in weights.items()})
+    except (RuntimeError, AttributeError) as error:
+        raise ModelCorrupt(f"{path.name}: not {what} ({error})") from error
+    return network.eval()
 
 
 def load_segmentation(path: Path) -> torch.nn.Module:

@@ -38,12 +38,10 @@ class HubListing:
     """The files of a repository at one commit.
 
     Attributes:
-        repo_id: ``organisation/name``.
         commit: 40 hexadecimal digits.
         files: path in the repository to expected content.
     """
 
-    repo_id: str
     commit: str
     files: dict[str, Expected]
 
@@ -95,7 +93,7 @@ def list_repository(source: HubSource, known: Iterable[KnownFile], token: str | 
         raise SourceFailed(f"{endpoint} does not answer like a model hub") from error
     pinned = {file.name: file for file in known}
     files = {name: _expected(sibling, pinned.get(name)) for name, sibling in _matching(siblings, source.patterns)}
-    return HubListing(source.repo_id, commit, files)
+    return HubListing(commit, files)
 
 
 def _matching(siblings: list[dict[str, Any]], patterns: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
