@@ -34,7 +34,7 @@ from whisper_api.cli.main import COMMANDS, main
 from whisper_api.config import settings
 from whisper_api.engine.audio.device_copies import COPY_BYTES
 from whisper_api.engine.diarize.open_models import CAMPPLUS
-from whisper_api.engine.worker.batch_size import SIZES
+from whisper_api.engine.whisper.settings import SIZES
 from whisper_api.jobs.webhook_sender import DELAYS
 from whisper_api.key_values import DEFAULT_GRACE_SECONDS, MAX_GRACE_SECONDS
 from whisper_api.testing import FakeExecutor
