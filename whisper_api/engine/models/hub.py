@@ -14,15 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.engine.models.download import (
-    Expected,
-    SourceChanged,
-    SourceFailed,
-    SourceUnreachable,
-    WrongContent,
-    answer_within,
-    fetch_url,
-)
+from whisper_api.engine.models import download
 from whisper_api.engine.models.entry import HubSource, KnownFile
 
 if TYPE_CHECKING:
@@ -43,7 +35,7 @@ class HubListing:
     """
 
     commit: str
-    files: dict[str, Expected]
+    files: dict[str, download.Expected]
 
     @property
     def size(self) -> int:
@@ -81,16 +73,16 @@ def list_repository(source: HubSource, known: Iterable[KnownFile], token: str | 
         return get_session().get(url, params={"blobs": "true"}, headers=headers, timeout=_answer_seconds())
 
     try:
-        response = answer_within(_answer_seconds(), endpoint, ask)
+        response = download.answer_within(_answer_seconds(), endpoint, ask)
     except requests.RequestException as error:
-        raise SourceUnreachable(f"no connection to {endpoint} ({type(error).__name__})") from error
+        raise download.SourceUnreachable(f"no connection to {endpoint} ({type(error).__name__})") from error
     if not response.ok:
         raise _refusal(source, response, token)
     try:
         answer = response.json()
         commit, siblings = str(answer["sha"]), list(answer["siblings"])
     except (ValueError, KeyError, TypeError) as error:
-        raise SourceFailed(f"{endpoint} does not answer like a model hub") from error
+        raise download.SourceFailed(f"{endpoint} does not answer like a model hub") from error
     pinned = {file.name: file for file in known}
     files = {name: _expected(sibling, pinned.get(name)) for name, sibling in _matching(siblings, source.patterns)}
     return HubListing(commit, files)
@@ -110,15 +102,15 @@ def _matching(siblings: list[dict[str, Any]], patterns: tuple[str, ...]) -> list
     return chosen
 
 
-def _expected(sibling: dict[str, Any], known: KnownFile | None) -> Expected:
+def _expected(sibling: dict[str, Any], known: KnownFile | None) -> download.Expected:
     lfs = sibling.get("lfs") or {}
     stated = lfs.get("sha256")
     if known is not None:
         if stated is not None and stated != known.sha256:
-            raise WrongContent(f"{known.name} there has the SHA-256 {stated}, expected is {known.sha256}")
-        return Expected(known.size, known.sha256)
+            raise download.WrongContent(f"{known.name} there has the SHA-256 {stated}, expected is {known.sha256}")
+        return download.Expected(known.size, known.sha256)
     size = lfs.get("size", sibling.get("size"))
-    return Expected(size, stated, None if stated else sibling.get("blobId"))
+    return download.Expected(size, stated, None if stated else sibling.get("blobId"))
 
 
 def fetch_files(
@@ -143,7 +135,7 @@ def fetch_files(
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session
 
-    def refuse(response: requests.Response) -> SourceFailed:
+    def refuse(response: requests.Response) -> download.SourceFailed:
         return _refusal(source, response, token)
 
     digests: dict[str, str] = {}
@@ -153,7 +145,7 @@ def fetch_files(
         if target.exists():
             # An earlier attempt completed this file. fetch_url checks a complete part file and requests nothing.
             target.replace(target.with_name(f"{target.name}.part"))
-        digests[name] = fetch_url(
+        digests[name] = download.fetch_url(
             get_session(),
             hf_hub_url(source.repo_id, name, revision=listing.commit, endpoint=_endpoint()),
             target,
@@ -209,7 +201,7 @@ def _answer_seconds() -> float:
         return ANSWER_SECONDS
 
 
-def _refusal(source: HubSource, response: requests.Response, token: str | None) -> SourceFailed:
+def _refusal(source: HubSource, response: requests.Response, token: str | None) -> download.SourceFailed:
     page = f"{_endpoint()}/{source.repo_id}"
     code = response.headers.get("X-Error-Code", "")
     status = response.status_code
@@ -217,18 +209,18 @@ def _refusal(source: HubSource, response: requests.Response, token: str | None) 
         code = "GatedRepo"
     if code == "GatedRepo":
         reason = "the token has no access" if _has_token(token) else "it needs a token"
-        return SourceFailed(f"{reason}: accept the conditions at {page} and give a token (HF_TOKEN)")
+        return download.SourceFailed(f"{reason}: accept the conditions at {page} and give a token (HF_TOKEN)")
     if code == "RevisionNotFound":
-        return SourceChanged(f"{page} has no revision {source.revision or 'main'}")
+        return download.SourceChanged(f"{page} has no revision {source.revision or 'main'}")
     if code == "EntryNotFound":
-        return SourceFailed(f"a file has gone from {page}")
+        return download.SourceFailed(f"a file has gone from {page}")
     if code == "RepoNotFound" or status in (401, 404):
-        return SourceFailed(f"there is no {page}, or it is private and needs a token (HF_TOKEN)")
+        return download.SourceFailed(f"there is no {page}, or it is private and needs a token (HF_TOKEN)")
     if status == 403:
-        return SourceFailed(f"access to {page} is denied (403)")
+        return download.SourceFailed(f"access to {page} is denied (403)")
     if status == 429:
-        return SourceFailed(f"{_endpoint()} asks to come back later (429)")
-    return SourceFailed(f"{_endpoint()} answers with status {status}")
+        return download.SourceFailed(f"{_endpoint()} asks to come back later (429)")
+    return download.SourceFailed(f"{_endpoint()} answers with status {status}")
 
 
 def _has_token(token: str | None) -> bool:

