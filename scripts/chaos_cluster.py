@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from loopback_cluster import Loopback, environment, free_port
+from free_ports import free_port
+from loopback_cluster import Loopback, environment
 
 DEADLINE = 900.0
 PIECES = 4

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import secrets
-import socket
 import sys
 import time
 import warnings
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from free_ports import free_port
 
 ROOT = Path(__file__).parents[1]
 SECRET = "RAY_AUTH_TOKEN"
@@ -186,14 +187,6 @@ def _patience() -> Iterator[None]:
     with warnings.catch_warnings(), mock.patch.object(services, "get_node", get_node):
         warnings.simplefilter("ignore")
         yield
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager
