@@ -154,6 +154,11 @@ class Loopback:
         with contextlib.suppress(Exception):
             self.kill_head()
 
+    def ended(self) -> list[str]:
+        """The processes of the head and of machines that have ended though nobody killed the machine."""
+        nodes = [self._cluster.head_node, *self.nodes]
+        return [f"{kind} of machine {number}" for number, node in enumerate(nodes) for kind, _ in node.dead_processes()]
+
     def left_over(self) -> list[str]:
         """The files of uploads that are on the machines."""
         return [

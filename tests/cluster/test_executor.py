@@ -132,6 +132,17 @@ def test_a_job_hears_of_the_end_of_its_engine_which_comes_back(
     assert executor.engines().reason == ""
 
 
+def test_a_device_that_is_lost_under_an_enrolment_ends_its_engine_alone(executor: RayExecutor) -> None:
+    counts: list[int] = []
+    executor.on_engines(counts.append)
+    # Not DeviceLost, for which the front would end itself.
+    with pytest.raises(EngineLost, match="the device has failed"):
+        executor.enroll([b"break"])
+    until(lambda: 1 in counts, "the engine is missed")
+    until(lambda: executor.engines().running == 2, "it runs again")
+    assert executor.enroll([b"12"]).vector == (1.0, 0.0)
+
+
 def test_a_killed_engine_is_missed_at_once_and_started_again(executor: RayExecutor, tmp_path: Path) -> None:
     counts: list[int] = []
     executor.on_engines(counts.append)
