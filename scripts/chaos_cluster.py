@@ -29,7 +29,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from loopback_cluster import Loopback, environment, free_port
+from free_ports import free_port
+from loopback_cluster import Loopback, environment
+from with_parent import with_parent
 
 DEADLINE = 900.0
 PIECES = 4
@@ -41,7 +43,9 @@ class Front:
     def __init__(self, folder: Path, address: str, model: str, models_dir: Path) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.folder = folder
-        self._command = [sys.executable, "-m", "whisper_api", "serve", "--port", self.url.rpartition(":")[2]]
+        # A front that outlives the script would look for the cluster for ever.
+        serve = "-m", "whisper_api", "serve", "--port", self.url.rpartition(":")[2]
+        self._command = with_parent(sys.executable, *serve)
         self._environment = {
             **os.environ,
             **environment(),

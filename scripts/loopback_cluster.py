@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import secrets
-import socket
 import sys
 import time
 import warnings
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from free_ports import free_port
 
 ROOT = Path(__file__).parents[1]
 SECRET = "RAY_AUTH_TOKEN"
@@ -153,6 +154,11 @@ class Loopback:
         with contextlib.suppress(Exception):
             self.kill_head()
 
+    def ended(self) -> list[str]:
+        """The processes of the head and of machines that have ended though nobody killed the machine."""
+        nodes = [self._cluster.head_node, *self.nodes]
+        return [f"{kind} of machine {number}" for number, node in enumerate(nodes) for kind, _ in node.dead_processes()]
+
     def left_over(self) -> list[str]:
         """The files of uploads that are on the machines."""
         return [
@@ -186,14 +192,6 @@ def _patience() -> Iterator[None]:
     with warnings.catch_warnings(), mock.patch.object(services, "get_node", get_node):
         warnings.simplefilter("ignore")
         yield
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from scheduling import SHARED, unit_of
 
 if TYPE_CHECKING:
     from whisper_api import Engine
@@ -40,9 +41,6 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 IN_MEMORY = Path("/dev/shm")
 ROOM_IN_MEMORY = 12 << 30
 RUN = "whisper-api-tests-"
-# Folders whose tests run one after the other in one process, since they share a browser or a cluster, which would start
-# again for each file otherwise.
-SHARED = ("tests/cluster", "tests/page")
 # The folders and files that take longest, longest first: the other processes work through the short ones meanwhile.
 LONG = (
     *SHARED,
@@ -66,12 +64,6 @@ LONG = (
     "tests/engine/test_pipeline.py",
     "tests/test_try_clients.py",
 )
-
-
-def unit_of(nodeid: str) -> str:
-    """The folder or file whose tests run one after the other in one process."""
-    file = nodeid.partition("::")[0]
-    return next((folder for folder in SHARED if file.startswith(f"{folder}/")), file)
 
 
 def pytest_configure() -> None:
@@ -176,11 +168,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With ``--dist loadfile``, a process gets one unit after the other."""
     if config.getvalue("dist") != "loadfile":
         return None
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Units(LoadScopeScheduling):  # type: ignore[misc]
-        def _split_scope(self, nodeid: str) -> str:
-            return unit_of(nodeid)
+    from scheduling import Units
 
     return Units(config, log)
 

@@ -12,6 +12,7 @@ import functools
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from with_parent import end_with_parent
 
 __all__ = ["Forked", "run_script"]
 
@@ -101,6 +104,7 @@ def _run(
     stdout: Path,
     stderr: Path,
 ) -> None:
+    threading.Thread(target=_end_with_tests, name="end with the tests", daemon=True).start()
     os.setsid()
     for path, descriptor in ((stdout, 1), (stderr, 2)):
         with path.open("ab", buffering=0) as file:
@@ -110,6 +114,14 @@ def _run(
     _replace_environment(environment)
     sys.argv = arguments
     sys.exit(program())
+
+
+def _end_with_tests() -> None:
+    """End this process with that of the tests. The one that forked it stays as long as it has such children."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _replace_environment(environment: Mapping[str, str]) -> None:
@@ -169,6 +181,7 @@ def _has_native_threads() -> bool:
 
 def _become(arguments: Sequence[str], environment: Mapping[str, str] | None) -> None:
     """Run Python with these arguments in this process, and end it."""
+    end_with_parent(os.getppid())
     # One of these tells Popen of a failed start; closed, it tells of a good one.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     _renew_streams()

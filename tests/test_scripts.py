@@ -82,6 +82,7 @@ PARTS = {
     "measuring": "bench_events.py",
     "peers.py": "stage_sides.py",
     "stage_sides.py": "bench_stages.py",
+    "with_parent.py": "chaos_cluster.py",
 }
 # Scripts with a file of tests of their own.
 TESTED = {

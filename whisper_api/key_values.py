@@ -84,8 +84,8 @@ class KeyWithSecret(msgspec.Struct, frozen=True, kw_only=True):
         return f"{type(self).__name__}(key={self.key!r})"
 
 
-class NewKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key to create.
+class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A key to create. An unknown field is an error, since a key would have no limit where one was meant.
 
     Attributes:
         name: name for people, different from the names of all other valid keys.
@@ -105,7 +105,7 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
     quota: QuotaText = None
 
 
-class KeyChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class KeyChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Changes of a key; what is absent stays as it is.
 
     Attributes:
@@ -120,7 +120,7 @@ class KeyChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     quota: QuotaText | UnsetType = UNSET
 
 
-class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A rotation of a key's secret.
 
     Attributes:

@@ -58,6 +58,18 @@ def loopback(tmp_path_factory: pytest.TempPathFactory, _environment: None) -> It
         yield found
 
 
+@pytest.fixture(autouse=True)
+def _whole_cluster(request: pytest.FixtureRequest) -> None:
+    """Where the cluster has lost a process, as for want of memory, each test fails at once and not at its deadline."""
+    if "loopback" in request.fixturenames:
+        assert request.getfixturevalue("loopback").ended() == []
+
+
+def begin(executor: RayExecutor) -> None:
+    """Let an executor look for engines. ``preload`` would wait without end where none comes."""
+    executor._driver.start()  # noqa: SLF001
+
+
 Executors = Callable[..., RayExecutor]
 
 
@@ -74,7 +86,7 @@ def new_executor(loopback: Loopback, tmp_path: Path) -> Iterator[Executors]:
         )
         executor = RayExecutor(config, engine)
         made.append(executor)
-        executor.preload()
+        begin(executor)
         until(lambda: executor.engines().running == engines, f"engines run: {executor.engines()}")
         return executor
 
@@ -90,7 +102,7 @@ def executor(loopback: Loopback, tmp_path_factory: pytest.TempPathFactory) -> It
         tmp_path_factory.mktemp("front"), executor="ray", ray_address=loopback.address, model="tiny.en", device="cpu"
     )
     found = RayExecutor(config, SCRIPTED)
-    found.preload()
+    begin(found)
     until(lambda: found.engines().running == 2, "two engines run")
     yield found
     found.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,11 @@ class ScriptedEngine(FakeExecutor):
 
     def missing_models(self, options: TranscriptionOptions, hf_token: str | None) -> tuple[str, ...]:
         return tuple(os.environ.get("TEST_MISSING", "").split())
+
+    def enroll(self, recordings: Sequence[bytes]) -> VoiceEmbedding:
+        if b"break" in recordings:
+            raise DeviceLost("the device has failed")
+        return super().enroll(recordings)
 
     def run(
         self,

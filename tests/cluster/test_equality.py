@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import config_in
+from forked import CONTEXT, MODULES
 
 from cluster.conftest import SCRIPTED, Executors
-from cluster.loopback import ROOT, Loopback, outcome, row
-from cluster.running import Watched, script
+from cluster.loopback import ROOT, Loopback, Outcome, outcome, row
+from cluster.running import DEADLINE, Watched, script
 from whisper_api.cluster.executor import LOCAL_ENGINE, RayExecutor
 from whisper_api.cluster.security import ray_environment
+from whisper_api.config import Config
 from whisper_api.jobs.local_executor import LocalExecutor
 from whisper_api.schema import TranscriptionOptions
 
 pytestmark = pytest.mark.cluster
+
+# Audio, fields and options of jobs by their names.
+Jobs = dict[str, tuple[bytes, dict[str, Any], dict[str, Any]]]
 
 TOKEN = "hf_aTokenThatNobodyMayFind"
 TEXT = "Wordsthatnobodymayfind"
@@ -59,23 +66,40 @@ def test_text_words_speakers_events_and_warnings_are_those_of_a_local_engine(
     cut: Callable[[float, float], bytes],
 ) -> None:
     settings = {"models_dir": models_dir, "device": "cpu", "model": "base", "language": "en", "preload_models": False}
-    local = LocalExecutor(config_in(tmp_path / "local", **settings))
-    cluster = new_executor(LOCAL_ENGINE, engines=2, **settings)
-    (tmp_path / "speaker-0").write_bytes(cut(14.0, 3.0))
-    jobs: dict[str, tuple[bytes, dict[str, Any], TranscriptionOptions]] = {
-        "two voices": (cut(12.0, 8.0), {"known_speakers": ("Ann",)}, TranscriptionOptions()),
-        "translated": (cut(12.0, 5.0), {}, TranscriptionOptions(task="translate", language="fr", diarize=False)),
-        "short": (cut(0.0, 0.2), {}, TranscriptionOptions()),
+    jobs: Jobs = {
+        "two voices": (cut(12.0, 8.0), {"known_speakers": ("Ann",)}, {}),
+        "translated": (cut(12.0, 5.0), {}, {"task": "translate", "language": "fr", "diarize": False}),
+        "short": (cut(0.0, 0.2), {}, {}),
     }
-    for name, (audio, fields, options) in jobs.items():
-        (tmp_path / "audio").write_bytes(audio)
-        here, there = (outcome(each, tmp_path / "audio", options, **fields) for each in (local, cluster))
-        assert row(name, here, there)["differing"] == []
-        assert here.transcript["segments"] or name == "short"
-        assert here.events
-    local.close()
+    (tmp_path / "speaker-0").write_bytes(cut(14.0, 3.0))
+    CONTEXT.set_forkserver_preload([*MODULES])
+    # The memory of the local engine goes with its process.
+    with ProcessPoolExecutor(1, mp_context=CONTEXT) as process:
+        here = process.submit(local_outcomes, config_in(tmp_path / "local", **settings), jobs, tmp_path).result(
+            DEADLINE
+        )
+    # One engine at a time is in memory.
+    cluster = new_executor(LOCAL_ENGINE, engines=1, cluster_workers=1, **settings)
+    there = outcomes(cluster, jobs, tmp_path)
+    for name in jobs:
+        assert row(name, here[name], there[name])["differing"] == []
+        assert here[name].transcript["segments"] or name == "short"
+        assert here[name].events
     (resident,) = {each.resident_models for each in cluster.facts().engines if each.resident_models} or {()}
     assert "base" in resident
+
+
+def local_outcomes(config: Config, jobs: Jobs, folder: Path) -> dict[str, Outcome]:
+    with contextlib.closing(LocalExecutor(config)) as local:
+        return outcomes(local, jobs, folder)
+
+
+def outcomes(executor: Any, jobs: Jobs, folder: Path) -> dict[str, Outcome]:
+    found = {}
+    for name, (audio, fields, options) in jobs.items():
+        (folder / "audio").write_bytes(audio)
+        found[name] = outcome(executor, folder / "audio", TranscriptionOptions(**options), **fields)
+    return found
 
 
 def test_tokens_and_texts_are_in_no_log_of_ray(new_executor: Executors, loopback: Loopback, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -131,6 +132,17 @@ def test_a_job_hears_of_the_end_of_its_engine_which_comes_back(
     assert executor.engines().reason == ""
 
 
+def test_a_device_that_is_lost_under_an_enrolment_ends_its_engine_alone(executor: RayExecutor) -> None:
+    counts: list[int] = []
+    executor.on_engines(counts.append)
+    # Not DeviceLost, for which the front would end itself.
+    with pytest.raises(EngineLost, match="the device has failed"):
+        executor.enroll([b"break"])
+    until(lambda: 1 in counts, "the engine is missed")
+    until(lambda: executor.engines().running == 2, "it runs again")
+    assert executor.enroll([b"12"]).vector == (1.0, 0.0)
+
+
 def test_a_killed_engine_is_missed_at_once_and_started_again(executor: RayExecutor, tmp_path: Path) -> None:
     counts: list[int] = []
     executor.on_engines(counts.append)
@@ -149,21 +161,42 @@ def test_a_killed_engine_is_missed_at_once_and_started_again(executor: RayExecut
     assert counts[-1] == 2
 
 
-def test_a_front_with_another_token_is_not_let_in(
-    loopback: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("address", "token", "said"), [(None, "f" * 64, "refuses the front's token"), ("silent", None, "not as the head")]
+)
+def test_a_front_says_why_it_cannot_join(
+    loopback: Loopback,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    address: str | None,
+    token: str | None,
+    said: str,
 ) -> None:
-    # With the right one, all other tests run.
+    # With the right token and address, all other tests run.
     assert os.environ["RAY_AUTH_MODE"] == "token"
-    monkeypatch.setenv(SECRET, "f" * 64)
-    config = config_in(tmp_path, executor="ray", ray_address=loopback.address, model="tiny.en", device="cpu")
-    stranger = RayExecutor(config, "engines:ScriptedEngine")
-    try:
-        stranger._driver.start()  # noqa: SLF001 - preload() would wait for an engine
-        until(lambda: "token" in stranger.engines().reason, "the token is named")
-        assert stranger.engines().running == 0
-        assert stranger.facts().engines == ()
-    finally:
-        stranger.close()
+    if token is not None:
+        monkeypatch.setenv(SECRET, token)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        other = f"127.0.0.1:{silent.getsockname()[1]}"
+        config = config_in(
+            tmp_path, executor="ray", ray_address=other if address else loopback.address, model="tiny.en", device="cpu"
+        )
+        stranger = RayExecutor(config, "engines:ScriptedEngine")
+
+        def logged() -> list[str]:
+            return [str(record.__dict__["reason"]) for record in caplog.records if record.message == "engines"]
+
+        try:
+            stranger._driver.start()  # noqa: SLF001 - preload() would wait for an engine
+            until(lambda: said in stranger.engines().reason, "the reason is told")
+            assert str(config.ray_address) in stranger.engines().reason
+            assert stranger.engines().running == 0
+            assert stranger.facts().engines == ()
+            until(lambda: any(said in reason for reason in logged()), "the reason is logged")
+            assert len(logged()) == 1
+        finally:
+            stranger.close()
 
 
 def test_the_driver_process_is_started_again_and_jobs_wait_for_it(executor: RayExecutor, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from with_parent import with_parent
 
 from cluster.loopback import ROOT
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.cluster
 
 def run(tmp_path: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / name), *arguments],
+        with_parent(sys.executable, str(ROOT / "scripts" / name), *arguments),
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -35,6 +35,15 @@ def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @on_a_loop
+async def test_a_misspelt_field_makes_no_key_without_limits(tmp_path: Path) -> None:
+    async with inside(tmp_path, enable_authorization=True) as app, app.client(app.token("root", "admin")) as root:
+        for wrong in ({"expires": "30d"}, {"scope": ["read"]}, {"rates": "1/minute"}, {"quotas": "1 jobs/day"}):
+            refused = problem(await root.post(KEYS, json={"name": "app", **wrong}), 400, "invalid_input")
+            assert next(iter(wrong)) in refused["detail"]
+        assert [key["name"] for key in (await root.get(KEYS)).json()["keys"]] == ["root"]
+
+
+@on_a_loop
 async def test_a_key_is_managed_over_rest(tmp_path: Path) -> None:
     async with inside(tmp_path, enable_authorization=True) as app, app.client(app.token("root", "admin")) as root:
         values = {"name": "app", "expires_at": "2990-01-01T00:00:00.000Z", "scopes": ["read"], "rate": "1000/minute"}

@@ -116,7 +116,7 @@ def test_corrections_need_a_key_that_may_see_the_job(
         (b"{", "invalid_input", "truncated"),
         (b'{"words": [{"segment": 0, "word": 0, "text": "\xff"}]}', "invalid_input", ""),
         (b'{"words": [{"segment": 0, "word": 0, "text": "\\ud800"}]}', "invalid_input", ""),
-        (b'{"more": ' + b"[" * 100_000, "invalid_input", "deep"),
+        (b'{"more": ' + b"[" * 100_000, "invalid_input", "more"),
     ],
 )
 def test_invalid_corrections_are_refused_and_change_nothing(

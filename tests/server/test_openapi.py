@@ -104,6 +104,24 @@ def test_another_address_says_of_which() -> None:
 # --- that it says everything ---
 
 
+def test_a_json_body_whose_fields_have_defaults_takes_no_unknown_field() -> None:
+    """A misspelt field would leave the default: a key without the limit that was meant."""
+    bodies = [
+        operation.body.type
+        for resource in ROUTES.values()
+        for operation in resource.operations.values()
+        if isinstance(operation.body, JsonBody)
+    ]
+    lenient = {
+        kind.__name__
+        for kind in bodies
+        if not kind.__struct_config__.forbid_unknown_fields
+        and not all(field.required for field in msgspec.structs.fields(kind))
+    }
+    assert len(bodies) > 5
+    assert lenient == set()
+
+
 def test_the_description_has_every_route_and_method() -> None:
     served = {
         f"{method} {re.sub(':[a-z]+}', '}', path)}"

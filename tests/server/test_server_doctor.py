@@ -142,10 +142,17 @@ def test_a_proxy_that_holds_streams_back_and_limits_uploads_is_found(
     assert checks["uploads"].detail == "a proxy on the way refuses 100.0 MB and takes 10.0 MB"
 
 
-@pytest.mark.parametrize(("days", "state"), [(90, "ok"), (3, "failed")])
+@pytest.mark.parametrize(("days", "state"), [(90, "ok"), (3, "warning")])
 def test_the_end_of_a_certificate_is_told_before_it_comes(
-    days: int, state: str, start_server: Start, doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    days: int,
+    state: str,
+    start_server: Start,
+    doctor: Doctor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """It is no failure before it comes: a certificate of six days is never valid for longer."""
     authority = trustme.CA()
     until = datetime.now(timezone.utc) + timedelta(days=days)
     certificate = authority.issue_cert("127.0.0.1", not_after=until)
@@ -161,6 +168,8 @@ def test_the_end_of_a_certificate_is_told_before_it_comes(
         assert time.monotonic() < deadline, checks
         time.sleep(0.1)
     assert checks["tls"].state == state
+    assert main(["doctor", "--server", url]) == 0
+    assert capsys.readouterr().out.endswith("see WARNING\n" if state == "warning" else "nothing is wrong\n")
     assert checks["uploads"].state == "ok"
     assert checks["key"].state == "missing"
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")

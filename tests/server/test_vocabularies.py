@@ -106,6 +106,8 @@ async def test_limits_are_named(tmp_path: Path) -> None:
         for name in ("x" * 65, "-x", "a b", "[x"):
             assert (await refused(client, name, ["term"]))[2].startswith("name: expected 1 to 64")
         assert (await refused(client, "clients", "term"))[1] == "invalid_input"
+        deep = await client.put(PATH, content=b'{"more": ' + b"[" * 100_000)
+        assert (deep.status_code, "too deep" in deep.json()["detail"]) == (400, True)
         for number in range(MAX_VOCABULARIES - 1):
             app.service.vocabularies.put("", f"name-{number}", ["term"])
         assert f"{MAX_VOCABULARIES} vocabularies" in (await refused(client, "another", ["term"]))[2]

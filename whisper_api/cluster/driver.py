@@ -5,12 +5,14 @@ It ends when the front has ended or when its cluster is lost; the front starts a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import socket
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -28,7 +30,18 @@ NAMESPACE = "whisper-api"
 # Ray itself retries for minutes before it says that nothing answers.
 PROBE_SECONDS = 3.0
 JOIN_SECONDS = 6.0
-WAITING = "The cluster has not let the front join yet: the token (RAY_AUTH_TOKEN) and Ray's version must be the same."
+NO_HEAD = (
+    "Something answers at RAY_ADDRESS {address}, but not as the head of a Ray cluster: does the address name the head, "
+    "and does the head run?"
+)
+REFUSED = (
+    "The head at RAY_ADDRESS {address} refuses the front's token: RAY_AUTH_MODE and RAY_AUTH_TOKEN (or "
+    "RAY_AUTH_TOKEN_PATH) must be the same on every machine"
+)
+NO_NODE = (
+    "The head lets the front in, but the front sees no part of this cluster on its own machine: run `whisper-api "
+    "worker` there, and let a container of the front share processes, network and /tmp with it."
+)
 ASK_SECONDS = 15.0
 LOOK_SECONDS = 0.2
 # Downloads take as long as they take; they end by themselves when nothing arrives.
@@ -64,6 +77,8 @@ def _join(setup: messages.Setup, front: Front) -> Keeper:
             socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()
         except OSError as error:
             raise ConnectionError(f"Nothing answers at RAY_ADDRESS {setup.address}: {error}") from error
+        with _told_late(front, NO_HEAD.format(address=setup.address)):
+            _greet(setup.address)
     import ray
 
     local: dict[str, Any] = {}
@@ -73,19 +88,42 @@ def _join(setup: messages.Setup, front: Front) -> Keeper:
             "object_store_memory": LOCAL_STORE_BYTES,
             "_node_ip_address": "127.0.0.1",
         }
-    waiting = threading.Timer(
-        JOIN_SECONDS, front.send, (0, (messages.STATE, msgspec.msgpack.encode(messages.ClusterState(reason=WAITING))))
-    )
-    waiting.daemon = True
-    waiting.start()
-    ray.init(
-        address=setup.address or "local", namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **local
-    )
-    waiting.cancel()
+    with _told_late(front, NO_NODE if setup.address is not None else "Ray is starting."):
+        ray.init(
+            address=setup.address or "local", namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **local
+        )
     check_nodes(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"])
     keeper = Keeper(setup, lambda state: front.send(0, (messages.STATE, msgspec.msgpack.encode(state))))
     keeper.start()
     return keeper
+
+
+def _greet(address: str) -> None:
+    """Ask the head whether it lets this process in, since Ray's own start tells it only after a minute.
+
+    Raises:
+        PermissionError: the token is not that of the cluster.
+    """
+    from ray._private.services import GcsClient
+    from ray.exceptions import AuthenticationError
+
+    try:
+        GcsClient(address=address)
+    except AuthenticationError as error:
+        raise PermissionError(REFUSED.format(address=address)) from error
+
+
+@contextlib.contextmanager
+def _told_late(front: Front, reason: str) -> Iterator[None]:
+    """Tell the front the likely reason when what is done here takes long."""
+    state = messages.STATE, msgspec.msgpack.encode(messages.ClusterState(reason=reason))
+    timer = threading.Timer(JOIN_SECONDS, front.send, (0, state))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Front:

@@ -81,6 +81,7 @@ class RayExecutor:
         self._state = messages.ClusterState()
         self._callbacks: list[Callable[[int], None]] = []
         self._running = 0
+        self._told = ""
         self._closed = False
         self._content: dict[tuple[str, bytes], float] = {}
 
@@ -229,17 +230,21 @@ class RayExecutor:
                 state = replace(state, wanted=max(state.wanted, before.wanted), **kept)
             before_running, self._state, self._running = self._running, state, _ready(state)
             changed = before_running != self._running
+            # Why no engine runs is logged once, also when none has ever run.
+            told = changed or (not self._running and state.reason not in ("", self._told))
+            self._told = state.reason
             callbacks = list(self._callbacks)
             running = self._running
             if changed:
                 self._content.clear()
             self._changed.notify_all()
-        if changed and not self._closed:
+        if told and not self._closed:
             log.log(
-                logging.INFO if running >= state.wanted else logging.WARNING,
+                logging.INFO if running >= max(state.wanted, 1) else logging.WARNING,
                 "engines",
                 extra={"running": running, "wanted": state.wanted, "reason": state.reason or None},
             )
+        if changed and not self._closed:
             for callback in callbacks:
                 callback(running)
 

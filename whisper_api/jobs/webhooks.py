@@ -44,7 +44,7 @@ ROTATION_SECONDS = 24 * 3600.0
 NOT_PUBLIC = "its host must have a public address, or be one of WEBHOOK_PRIVATE_HOSTS"
 
 
-class EndpointChange(msgspec.Struct, frozen=True, kw_only=True):
+class EndpointChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """New values for fields of an endpoint; an absent field stays.
 
     Attributes:

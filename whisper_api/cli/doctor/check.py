@@ -9,7 +9,7 @@ import msgspec
 
 __all__ = ["Check", "State", "attempt", "failure"]
 
-State = Literal["ok", "missing", "failed"]
+State = Literal["ok", "missing", "warning", "failed"]
 
 # Words in the text of an error to the remedy.
 REMEDIES = {
@@ -27,7 +27,8 @@ class Check(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         name: name of the check.
-        state: ``ok``, ``missing`` (not installed, which may be intended) or ``failed``.
+        state: ``ok``, ``missing`` (not installed, which may be intended), ``warning`` (works now, but not for long) or
+            ``failed``.
         detail: the finding, in a line.
         remedy: what the user can do; None when nothing is to be done.
     """

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-WORDS = {"ok": "ok", "missing": "-", "failed": "FAILED"}
+WORDS = {"ok": "ok", "missing": "-", "warning": "WARNING", "failed": "FAILED"}
+WIDTH = max(map(len, WORDS.values()))
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
@@ -95,7 +96,10 @@ def server_as_text(report: ServerReport) -> str:
     lines = [*_table(f"the way to {report.url}", report.connection), ""]
     if report.server:
         lines += [*_table("the server", report.server), ""]
-    return "\n".join([*lines, "nothing is wrong" if report.works else "something is wrong: see FAILED"])
+    verdict = "nothing is wrong" if report.works else "something is wrong: see FAILED"
+    if report.works and any(check.state == "warning" for check in (*report.connection, *report.server)):
+        verdict = "nothing is wrong yet: see WARNING"
+    return "\n".join([*lines, verdict])
 
 
 def _table(title: str, checks: tuple[Check, ...]) -> list[str]:
@@ -104,7 +108,7 @@ def _table(title: str, checks: tuple[Check, ...]) -> list[str]:
 
 
 def _lines(check: Check, width: int) -> list[str]:
-    lines = [f"  {check.name:<{width}}  {WORDS[check.state]:<6}  {check.detail}"]
+    lines = [f"  {check.name:<{width}}  {WORDS[check.state]:<{WIDTH}}  {check.detail}"]
     if check.remedy:
-        lines.append(f"  {'':<{width}}  {'':<6}  -> {check.remedy}")
+        lines.append(f"  {'':<{width}}  {'':<{WIDTH}}  -> {check.remedy}")
     return lines

@@ -187,7 +187,7 @@ def certificate(prober: Prober) -> Check:
     days = (ssl.cert_time_to_seconds(found["notAfter"]) - time.time()) / DAY_SECONDS
     text = f"the certificate is valid for {days:.0f} more days, until {found['notAfter']}"
     if days < FEW_DAYS:
-        return Check("tls", "failed", text, "renew it now, and look why nothing has")
+        return Check("tls", "warning", text, "renew it now, and look why nothing has")
     return Check("tls", "ok", text)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from whisper_api.engine.models.entry import Entry, Kind
 from whisper_api.engine.models.first_downloads import FileRecord, pinned
 from whisper_api.engine.models.hub import cached_snapshot
 from whisper_api.engine.models.names import catalogue_name
-from whisper_api.errors import ModelCorrupt
+from whisper_api.errors import ModelCorrupt, ModelUnavailable
 
 __all__ = [
     "MANIFEST",
@@ -33,6 +36,7 @@ __all__ = [
     "locate",
     "model_at",
     "model_facts",
+    "readable",
     "resolve",
     "revision_of",
 ]
@@ -173,9 +177,30 @@ def model_at(name: str, directory: Path) -> LocalModel | None:
     Args:
         name: the path, or ``align:`` and the path.
         directory: the same path as an absolute path.
+
+    Raises:
+        ModelUnavailable: the directory cannot be read.
     """
     kind: Kind = "alignment" if name.startswith(ALIGN_PREFIX) else "whisper"
-    return LocalModel(name, kind, directory, None) if _has_all(directory, directory_requirements(name)) else None
+    with readable():
+        complete = _has_all(directory, directory_requirements(name))
+    return LocalModel(name, kind, directory, None) if complete else None
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Name the directory of models that cannot be read.
+
+    Raises:
+        ModelUnavailable: says what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ModelUnavailable(
+            f"Models cannot be looked for in {error.filename}: {error.strerror}. Let the user of this program read the "
+            "models directory and all in it, or name another one with WHISPER_MODELS_DIR or --models-dir."
+        ) from error
 
 
 def locate(root: Path, entry: Entry) -> tuple[LocalModel | None, str | None]:
@@ -188,7 +213,15 @@ def locate(root: Path, entry: Entry) -> tuple[LocalModel | None, str | None]:
     Returns:
         The model and its location: ``models directory``, ``bundled`` or ``hub cache``. Without the model, None and
         ``damaged`` when the models directory contains only a part of the model, else None twice.
+
+    Raises:
+        ModelUnavailable: a directory cannot be read.
     """
+    with readable():
+        return _locate(root, entry)
+
+
+def _locate(root: Path, entry: Entry) -> tuple[LocalModel | None, str | None]:
     directory = root / entry.directory
     manifest = _read_manifest(directory)
     damaged = manifest is not None and damaged_files(directory)
@@ -233,10 +266,15 @@ def list_models(root: Path) -> list[ModelStatus]:
 
     Returns:
         Whisper models, then diarization, then alignment; each in the catalogue's order, with the other models last.
+
+    Raises:
+        ModelUnavailable: a directory cannot be read.
     """
     entries = dict(CATALOGUE)
     for folder, prefix in (("whisper", ""), ("align", ALIGN_PREFIX)):
-        for path in sorted((root / folder).glob("*--*")):
+        with readable():
+            paths = sorted((root / folder).glob("*--*"))
+        for path in paths:
             extra = model_facts(prefix + path.name.replace("--", "/", 1))
             if extra is not None and locate(root, extra)[0] is not None:
                 entries.setdefault(extra.name, extra)
@@ -358,7 +396,12 @@ def _local(entry: Entry, directory: Path, revision: str | None) -> LocalModel:
 
 
 def _has_all(directory: Path, patterns: tuple[str, ...]) -> bool:
-    return all(any(directory.glob(pattern)) for pattern in patterns)
+    complete = all(any(directory.glob(pattern)) for pattern in patterns)
+    if not complete:
+        # A pattern finds nothing in a directory that may not be read; this raises an error.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.scandir(directory).close()
+    return complete
 
 
 def _read_manifest(directory: Path) -> Manifest | None:

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["CORRECT", "CORRECTIONS"]
 
 
+class NewCorrections(Corrections, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Corrections as they are sent. An unknown field is an error, since they replace all earlier ones.
+
+    Attributes:
+        words: in any order; the last correction of a word applies.
+        speakers: label to the name that replaces the label.
+    """
+
+
 async def corrections(request: Request) -> Response:
     """Get the corrections of a transcript. Results in all formats contain them."""
     job_id = job_id_of(request)
@@ -40,7 +49,7 @@ async def correct(request: Request) -> Response:
 
 
 def _correct(service: JobService, job_id: str, viewer: str | None, body: bytes) -> Corrections:
-    service.correct(job_id, viewer, decoded(body, Corrections))
+    service.correct(job_id, viewer, decoded(body, NewCorrections))
     return service.corrections(job_id, viewer)
 
 
@@ -57,6 +66,6 @@ CORRECT = Operation(
     refusals=(errors.InvalidOption, *WITHOUT_RESULT, errors.StorageError, *BODY_REFUSALS),
     parameters=(JOB_ID,),
     audit="job.correct",
-    body=JsonBody(Corrections),
+    body=JsonBody(NewCorrections),
     scope="correct",
 )

@@ -45,7 +45,7 @@ MAX_BODY_BYTES = 64 << 10
 TURN_SECONDS = 30.0
 
 
-class NewEndpoint(msgspec.Struct, frozen=True, kw_only=True):
+class NewEndpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A new endpoint.
 
     Attributes:
