@@ -124,7 +124,7 @@ async def test_a_used_up_quota_is_refused_before_the_body_is_read(tmp_path: Path
             assert (body["type"], body["violated-policies"]) == (QUOTA_EXCEEDED, ["jobs-day"])
             assert fields(answer, "RateLimit")["jobs-day"]["r"] == 0
             assert 0 < int(answer.headers["Retry-After"]) <= 86400
-            with pytest.raises(QuotaExceeded, match="all 1 jobs of this day are used"):
+            with pytest.raises(QuotaExceeded, match="the one job of this day is used"):
                 outcome(Response(429, answer.headers, answer.content), "")
             several = await client.post("/transcriptions", files=[("file", ("a.wav", AUDIO))] * 2)
             problem(several, 429, "quota_exceeded")

@@ -133,7 +133,7 @@ class Quotas:
             period: Period = "month" if allowance.policy.endswith("month") else "day"
             ends.append(_period(period, now)[1])
             if allowance.column == "jobs":
-                sentences.append(f"all {allowance.amount} jobs of this {period} are used")
+                sentences.append(_used_up(allowance.amount, "job", period))
             elif audio_seconds > 0 and amount < allowance.amount:
                 left = _minutes(allowance.amount - amount, math.floor)
                 sentences.append(
@@ -142,7 +142,7 @@ class Quotas:
                     + ("" if stated else " by its size, because its file does not state its length")
                 )
             else:
-                sentences.append(f"all {_minutes(allowance.amount)} minutes of this {period} are used")
+                sentences.append(_used_up(_minutes(allowance.amount), "minute", period))
         after = max(ends)
         return QuotaExceeded(
             f"The quota of this key has no room for the job: {'; '.join(sentences)}. The next {period} begins at "
@@ -156,6 +156,11 @@ class Quotas:
         now = self._clock()
         allowances = [_allowance(quota, now) for quota in quotas]
         return list(zip(allowances, self._store.used_of(owner, allowances), strict=True)) if allowances else []
+
+
+def _used_up(amount: float | str, unit: str, period: Period) -> str:
+    one = float(amount) == 1
+    return f"the one {unit} of this {period} is used" if one else f"all {amount} {unit}s of this {period} are used"
 
 
 def _allowance(quota: Quota, now: float) -> Allowance:

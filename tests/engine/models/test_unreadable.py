@@ -46,19 +46,47 @@ LOOK = textwrap.dedent("""
 """)
 
 
-@pytest.mark.skipif(sys.platform != "linux" and os.geteuid() == 0, reason="this system has no capabilities to drop")
+PREPARE = textwrap.dedent("""
+    import sys
+    from pathlib import Path
+    from whisper_api.engine.whisper.onnx.graph_files import prepare
+    from whisper_api.errors import ModelCorrupt
+
+    try:
+        prepare(Path(sys.argv[1]), int8=True)
+    except ModelCorrupt as error:
+        print(error)
+""")
+
+
+def run_without_capabilities(program: str, argument: Path) -> list[str]:
+    """The lines that a program prints which may read only what the permissions allow."""
+    start = ["-c", DROP] if os.geteuid() == 0 else ["-c"]
+    command = [sys.executable, *start, program, str(argument)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+on_linux = pytest.mark.skipif(
+    sys.platform != "linux" and os.geteuid() == 0, reason="this system has no capabilities to drop"
+)
+
+
+@on_linux
 def test_a_models_directory_that_cannot_be_read_is_named_with_what_to_do(tmp_path: Path) -> None:
     root = tmp_path / "models"
     root.mkdir()
     root.chmod(0)
-    start = ["-c", DROP] if os.geteuid() == 0 else ["-c"]
-    looked = subprocess.run(
-        [sys.executable, *start, LOOK, str(root)], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    lines = run_without_capabilities(LOOK, root)
     root.chmod(0o700)
-    lines = looked.stdout.splitlines()
     assert len(lines) == 6
     for line in lines:
         assert line.startswith(f"Models cannot be looked for in {root}")
         assert "Permission denied" in line
         assert "WHISPER_MODELS_DIR" in line
+
+
+@on_linux
+def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    weights = tmp_path / "model.bin"
+    weights.touch(0)
+    assert run_without_capabilities(PREPARE, tmp_path) == [f"{weights} cannot be read: Permission denied"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 import time
 from dataclasses import asdict
@@ -45,7 +46,8 @@ def prepare(model: Path, *, int8: bool) -> Path:
     """
     name = f"{derived_files.PREFIX}{'int8' if int8 else 'float32'}"
     try:
-        source = (model / "model.bin").stat()
+        with (model / "model.bin").open("rb") as file:
+            source = os.fstat(file.fileno())
     except OSError as error:
         raise ModelCorrupt(f"{model / 'model.bin'} cannot be read: {error.strerror}") from error
     made_from = {"format": FORMAT, "bytes": source.st_size, "modified": source.st_mtime_ns}
