@@ -88,6 +88,13 @@ def test_word_times_take_what_their_tensors_take(shape: Shape, heads: int) -> No
     assert decode_row_bytes(LARGE, TIMED, 2) == decode_row_bytes(LARGE, replace(TIMED, align_from=None), 2)
 
 
+def test_texts_that_are_drawn_share_nothing_of_their_window() -> None:
+    # Five of them: CTranslate2's greedy search repeats the whole state of the decoder, also what beams share.
+    drawn = replace(WINDOW, beam_size=1, temperature=0.4)
+    shared = (1 + 2 * 32) * 1500 * 1280 * 2
+    assert decode_row_bytes(LARGE, drawn, 2) > decode_row_bytes(LARGE, WINDOW, 2) + 4 * shared
+
+
 def test_each_lane_has_its_own_copy_of_the_output_layer() -> None:
     # 51866 is no multiple of 8, so CTranslate2 copies the matrix with some rows more.
     assert round(replica_bytes(LARGE, 2) / MB) == 133

@@ -205,16 +205,17 @@ def decode_row_bytes(
     encoded = positions * shape.width * size
     of_encoder = torch_row_bytes if in_torch else encode_row_bytes
     encoder = 0 if settings.encoded else of_encoder(shape, settings.frames, size)
-    # Keys and values. Beams share those of the cross-attention. A cache grows by a copy, one layer at a time.
-    cross = 2 * shape.decoder_layers * encoded
+    # Beams share the encoder's output, of which the decoder has a copy, and the keys and values of the cross-attention.
+    # Texts that are drawn have their own of both. The cache of a text grows by a copy, one layer at a time.
+    copies = 1 if settings.temperature == 0 else BEST_OF
+    shared = copies * (1 + 2 * shape.decoder_layers) * encoded
     own = 2 * (shape.decoder_layers + 1) * tokens * shape.width * size * beams
     # The logits, their logarithms and the sorted scores, in float32.
     scores = 3 * beams * shape.vocabulary * 4
     # Before its keys and values are apart, a layer has them together too. Later, one is copied when a text ends.
-    decoder = cross + max(2 * encoded, own + scores + encoded)
-    align = _align_bytes(shape, settings, size, timed_heads)
-    # The decoder works on a copy of the encoder's output.
-    return encoded + max(encoder, encoded + max(decoder, align))
+    decoder = shared + max(2 * encoded, own + scores + copies * encoded)
+    align = encoded + _align_bytes(shape, settings, size, timed_heads)
+    return encoded + max(encoder, decoder, align)
 
 
 def _align_bytes(shape: Shape, settings: DecodeSettings, size: int, timed_heads: int) -> int:
