@@ -172,13 +172,26 @@ def _against(
     conditions: Conditions,
     findings: Findings,
     ours: list[Sample],
-    seconds: float,
+    audio: float,
     function: str,
     *,
     over: float = WHISPERX_TIMES,
     **setting: Any,
 ) -> Sample | None:
-    """Measure the peer, and record its speed and the ratio. If it fails, batches may be too large for the memory."""
+    """Measure the peer, and record its speed and the ratio. If it fails, batches may be too large for the memory.
+
+    Args:
+        conditions: of the probe.
+        findings: take the rows.
+        ours: the samples of this side.
+        audio: seconds of audio of a run.
+        function: of ``gpu_sides``.
+        over: the wanted ratio.
+        setting: keyword arguments of the function.
+
+    Returns:
+        The measured run; None if there is none.
+    """
     for batch in (IN_FLIGHT, IN_FLIGHT // 4):
         try:
             # With torch's own allocator, as it runs without this project.
@@ -190,7 +203,7 @@ def _against(
         except SystemExit as error:
             findings.skip(f"{WHISPERX}, batch {batch}", str(error))
             continue
-        findings.figure(f"{WHISPERX}, batch {batch}", seconds / found.wall, "x real time")
+        findings.figure(f"{WHISPERX}, batch {batch}", audio / found.wall, "x real time")
         findings.figure("over whisperx, resident", found.wall / _wall(ours), "times", at_least=over)
         _memory(findings, WHISPERX, [found])
         return found

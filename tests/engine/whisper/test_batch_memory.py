@@ -188,7 +188,8 @@ def test_the_batches_of_a_model_fit_the_memory_that_is_left(tiny_en_model_dir: P
 @pytest.mark.models
 def test_what_is_learned_of_memory_is_that_of_a_model_of_a_length_and_of_beams(tiny_en_model_dir: Path) -> None:
     first, second = (whisper_with(tiny_en_model_dir, None) for _ in range(2))
-    variants = [WINDOW, replace(WINDOW, frames=1500), replace(WINDOW, beam_size=1)]
+    variants = [WINDOW, replace(WINDOW, frames=1500), replace(WINDOW, beam_size=1), replace(WINDOW, temperature=0.2)]
+    variants += [replace(WINDOW, align_from=(50258,))]
     operations: list[Any] = [model.decode(each, 4, 60.0) for model in (first, second) for each in variants]
     operations += [model.encode_and_detect(frames, 4, 60.0) for model in (first, second) for frames in (1000, 3000)]
     assert len({operation.memory_key for operation in operations}) == len(operations)

@@ -296,8 +296,9 @@ class Ct2Decode(_Ct2Operation):
     def memory_key(self) -> Hashable:
         """As in :class:`BatchOperation`."""
         settings = self.settings
-        beams = settings.beam_size if settings.temperature == 0 else BEST_OF
-        return ("decode", self.whisper.key, settings.frames, beams)
+        search = settings.beam_size if settings.temperature == 0 else "drawn"
+        timed = (settings.align_from or settings.logprobs_from) is not None
+        return ("decode", self.whisper.key, settings.frames, search, timed)
 
     def merged(self, other: object) -> Ct2Decode | None:
         """The operation that decodes the windows of both, with shorter windows padded to the longer length."""

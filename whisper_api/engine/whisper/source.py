@@ -45,7 +45,8 @@ class WhisperSource:
         if self.device == "cpu" or self.encoder == "ctranslate2":
             return weights
         # CTranslate2 keeps its own encoder beside torch's.
-        halves = "float16" in self.compute_type
+        # In plain int8, CTranslate2 computes in the file's type beside, which is float16.
+        halves = "float16" in self.compute_type or self.compute_type == "int8"
         return weights + (encoder_bytes(path, 2 if halves else 4) if halves or self.encoder == "torch" else 0)
 
     def load(self) -> Whisper:

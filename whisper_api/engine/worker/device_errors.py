@@ -6,6 +6,7 @@ call on the context fails, whoever makes it: only a new process can use the devi
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import sys
@@ -202,5 +203,8 @@ def _hold_tensors() -> None:
     if torch is None or not torch.cuda.is_initialized():
         return
     for each in gc.get_objects():
-        if issubclass(type(each), torch.Tensor) and each.is_cuda:
-            fork.keep_for_ever(each)
+        if issubclass(type(each), torch.Tensor):
+            # A tensor of another library's own kind may not tell where it is.
+            with contextlib.suppress(Exception):
+                if each.is_cuda:
+                    fork.keep_for_ever(each)
