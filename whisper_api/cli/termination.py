@@ -7,6 +7,7 @@ abort or the report of the lost device, depends on the threads that run at the m
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import logging
@@ -51,6 +52,8 @@ def exit_when_lost(code: int) -> None:
         handler = _Handler(end)
         _handlers.append(handler)
         previous = set_terminate(handler)
+        # The interpreter is gone when the libraries' last destructors run.
+        atexit.register(set_terminate, ctypes.c_void_p(previous))
 
 
 def _lost() -> str | None:

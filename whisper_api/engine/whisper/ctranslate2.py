@@ -147,7 +147,7 @@ class Ct2Whisper(Whisper):
 
     @property
     def prefers_torch(self) -> bool:
-        """Whether torch's encoder is faster here: on a GPU, and not where CTranslate2 multiplies in int8 or TF32."""
+        """Whether torch's encoder is faster here: on a GPU with numbers of 16 bits."""
         return bool(self.ct2.device == "cuda") and self._numbers != "float32"
 
     @property
