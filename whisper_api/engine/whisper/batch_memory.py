@@ -205,15 +205,18 @@ def decode_row_bytes(
     encoded = positions * shape.width * size
     of_encoder = torch_row_bytes if in_torch else encode_row_bytes
     encoder = 0 if settings.encoded else of_encoder(shape, settings.frames, size)
-    # Beams share the encoder's output, of which the decoder has a copy, and the keys and values of the cross-attention.
-    # Texts that are drawn have their own of both. The cache of a text grows by a copy, one layer at a time.
+    # Keys and values of the cross-attention. While the prompt is read, the decoder also has a copy of the encoder's
+    # output, and a layer's keys and values before they are apart.
+    cross = 2 * shape.decoder_layers * encoded
+    prompt = encoded + cross + 2 * encoded
+    # Beams share them, drawn texts have their own. One of them is copied when a text ends.
     copies = 1 if settings.temperature == 0 else BEST_OF
-    shared = copies * (1 + 2 * shape.decoder_layers) * encoded
+    shared = copies * (cross + encoded)
+    # A cache of keys and values grows by a copy, one layer at a time.
     own = 2 * (shape.decoder_layers + 1) * tokens * shape.width * size * beams
     # The logits, their logarithms and the sorted scores, in float32.
     scores = 3 * beams * shape.vocabulary * 4
-    # Before its keys and values are apart, a layer has them together too. Later, one is copied when a text ends.
-    decoder = shared + max(2 * encoded, own + scores + copies * encoded)
+    decoder = max(prompt, shared + own + scores)
     align = encoded + _align_bytes(shape, settings, size, timed_heads)
     return encoded + max(encoder, decoder, align)
 
