@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import time
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Ct2Probe", "measure_batch_size"]
 
 
-def measure_batch_size(whisper: Whisper, worker: GpuWorker, beam_size: int) -> int:
+def measure_batch_size(
+    whisper: Whisper, worker: GpuWorker, beam_size: int, clock: Callable[[], float] = time.perf_counter
+) -> int:
     """The best number of windows in a batch, with as many batches at once as jobs will run.
 
     Running jobs keep their turns, and no model is unloaded for the measurement.
@@ -30,6 +33,7 @@ def measure_batch_size(whisper: Whisper, worker: GpuWorker, beam_size: int) -> i
         whisper: the loaded model.
         worker: the device's worker.
         beam_size: number of beams of most jobs.
+        clock: returns seconds.
 
     Raises:
         EngineClosed: the worker was closed.
@@ -44,8 +48,9 @@ def measure_batch_size(whisper: Whisper, worker: GpuWorker, beam_size: int) -> i
         if not all(future.result() for future in futures):
             raise MemoryError(f"{worker.lanes} batches of {size} windows do not fit")
 
+    sizes = [size for size in SIZES if size == 1 or probe.decode(size).max_items >= size]
     try:
-        return choose_batch_size(run, [size for size in SIZES if size == 1 or probe.decode(size).max_items >= size])
+        return choose_batch_size(run, sizes, clock=clock)
     finally:
         for lane in range(worker.lanes):
             worker.forget((probe, lane))
