@@ -74,7 +74,7 @@ PROBES = (
     Probe("assert", "acceptance.faults:device_assert", 120),
     Probe("gpus", "acceptance.faults:several_gpus"),
     Probe("turbo", "acceptance.throughput:turbo", 120),
-    Probe("clients", "acceptance.throughput:clients", 120),
+    Probe("clients", "acceptance.throughput:clients", 150),
     Probe("hour", "acceptance.throughput:hour", 150),
     Probe("align", "acceptance.throughput:align", 120),
     Probe("large", "acceptance.throughput:large", 150),
