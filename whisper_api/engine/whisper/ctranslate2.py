@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from whisper_api.engine.audio.sample import speech
 from whisper_api.engine.whisper.batch_memory import MOST_WINDOWS, BatchMemory
 from whisper_api.engine.whisper.ct2_file import read_shapes
-from whisper_api.engine.whisper.encoder_choice import EncoderChoice, compared
 from whisper_api.engine.whisper.model import (
     BEST_OF,
     Attention,
@@ -31,11 +30,7 @@ from whisper_api.engine.whisper.model import (
     Whisper,
     token_cap,
 )
-from whisper_api.engine.whisper.torch_encoder import (
-    completed,
-    encoder_bytes,
-    load_encoder,
-)
+from whisper_api.engine.whisper.torch_encoder import EncoderChoice, compared, completed, encoder_bytes, load_encoder
 from whisper_api.engine.worker.device import release_cached_memory
 from whisper_api.engine.worker.device_errors import first_line, kind_of
 from whisper_api.errors import ModelCorrupt
