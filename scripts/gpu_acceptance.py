@@ -60,7 +60,8 @@ class Probe:
 
 # The quick probes and those that tell most come first, because the time may run out before the last ones.
 PROBES = (
-    Probe("machine", "acceptance.machine:devices"),
+    # The driver may have to compile kernels.
+    Probe("machine", "acceptance.machine:devices", 240),
     Probe("models", "acceptance.machine:models"),
     Probe("tests", "acceptance.machine:tests", 150),
     Probe("word-times", "acceptance.numerics:word_times"),
@@ -73,14 +74,14 @@ PROBES = (
     Probe("assert", "acceptance.faults:device_assert", 120),
     Probe("gpus", "acceptance.faults:several_gpus"),
     Probe("turbo", "acceptance.throughput:turbo", 120),
-    Probe("clients", "acceptance.throughput:clients", 120),
+    Probe("clients", "acceptance.throughput:clients", 150),
     Probe("hour", "acceptance.throughput:hour", 150),
-    Probe("align", "acceptance.throughput:align", 90),
+    Probe("align", "acceptance.throughput:align", 120),
     Probe("large", "acceptance.throughput:large", 150),
     # With its own allocator, torch holds nothing of the pool that is measured.
     Probe("bytes", "acceptance.memory:row_bytes", 120, {POOL: TORCH_POOL}),
-    Probe("speed, torch's allocator", "acceptance.speed:encoder_and_decoder", 60, {POOL: TORCH_POOL}),
-    Probe("speed, shared pool", "acceptance.speed:encoder_and_decoder", 60, {POOL: SHARED_POOL}),
+    Probe("speed, torch's allocator", "acceptance.speed:encoder_and_decoder", 90, {POOL: TORCH_POOL}),
+    Probe("speed, shared pool", "acceptance.speed:encoder_and_decoder", 90, {POOL: SHARED_POOL}),
 )
 
 

@@ -74,6 +74,11 @@ class FakeGpu:
         """Number of rows of each run."""
         return [call.rows for call in self.calls if call.what == "run"]
 
+    @property
+    def alive(self) -> int:
+        """Number of rows whose memory was not freed."""
+        return sum(block.rows for block in self._blocks)
+
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
         """Make this the thread's current device."""
@@ -99,7 +104,7 @@ class FakeGpu:
         """
         with self._lock:
             thread = threading.get_ident()
-            alive = sum(block.rows for block in self._blocks)
+            alive = self.alive
             self.calls.append(Call(what, thread, getattr(_current, "device", None), rows, alive))
             if self.dies_at is not None and len(self.calls) > self.dies_at:
                 self.dead = True

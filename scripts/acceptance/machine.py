@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import re
+import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +17,11 @@ from acceptance.rows import Findings
 
 __all__ = ["devices", "models", "tests"]
 
+# NVIDIA's format of code for several architectures: its mark, the kinds of entries, and where an entry has what.
+FAT_BINARY = b"\x50\xed\x55\xba"
+PTX, ELF = 1, 2
+ENTRY_BYTES, ARCHITECTURE_AT = 64, 28
+COMPILE_SECONDS = 120
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -30,6 +39,8 @@ def devices(conditions: Conditions, findings: Findings) -> None:
     types = sorted(ctranslate2.get_supported_compute_types(kind, index))
     findings.note("compute types of CTranslate2", ", ".join(types))
     if not conditions.is_gpu:
+        own, compiled = _architectures()
+        findings.note("CTranslate2's code", f"for {own}, intermediate code for {compiled}")
         findings.skip("driver and architecture", "no GPU: --device cpu")
         for library, run in (("torch", run_torch), ("CTranslate2", run_ctranslate2)):
             begun = time.perf_counter()
@@ -54,6 +65,56 @@ def devices(conditions: Conditions, findings: Findings) -> None:
     findings.fact(f"torch has code for {name}", "yes", ", ".join(built), has_code)
     problem = cuda_problem(index)
     findings.fact("one kernel of torch and of CTranslate2", "both run", problem or "both run", problem is None)
+    own, compiled = _architectures()
+    native = any(arch // 10 == major and arch % 10 <= minor for arch in own)
+    found = f"code for {', '.join(map(str, own))}, intermediate code for {', '.join(map(str, compiled)) or 'none'}"
+    runs = native or any(arch <= 10 * major + minor for arch in compiled)
+    findings.fact(f"CTranslate2 has code for {name}", "yes, or intermediate code", found, runs)
+    findings.note("the driver compiles CTranslate2's kernels", "no" if native else "yes, once")
+    with tempfile.TemporaryDirectory() as cache:
+        for state in ("compiled", "from the driver's cache"):
+            findings.figure(f"first kernel of CTranslate2, {state}", _first_kernel(conditions.device, cache), "s")
+
+
+def _architectures() -> tuple[list[int], list[int]]:
+    """The architectures for which CTranslate2's library has machine code, and those of its intermediate code (PTX)."""
+    import ctranslate2
+
+    packages = Path(ctranslate2.__file__).parent.parent
+    (library,) = packages.glob("ctranslate2.libs/libctranslate2*.so*")
+    found: dict[int, set[int]] = {PTX: set(), ELF: set()}
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(FAT_BINARY)
+        while at >= 0:
+            # A header with its own size and that of the entries, each of which has such a header too.
+            header, size = struct.unpack_from("<HQ", data, at + 6)
+            entry, end = at + header, at + header + size
+            while entry + ENTRY_BYTES <= min(end, len(data)):
+                kind, _, header, size = struct.unpack_from("<HHIQ", data, entry)
+                if kind not in found:
+                    break
+                found[kind].update(struct.unpack_from("<I", data, entry + ARCHITECTURE_AT))
+                entry += header + size
+            at = data.find(FAT_BINARY, at + 1)
+    return sorted(found[ELF]), sorted(found[PTX])
+
+
+def _first_kernel(device: str, cache: str) -> float:
+    """Seconds of CTranslate2's first kernel in a new process with this directory for what the driver compiles."""
+    code = (
+        "import sys, time, torch;"
+        "from whisper_api.engine.worker.smoke_kernels import run_ctranslate2; torch.ones(1, device=sys.argv[1]);"
+        "begun = time.perf_counter(); run_ctranslate2(sys.argv[1]); print(time.perf_counter() - begun)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, device],
+        env={**os.environ, "CUDA_CACHE_PATH": cache},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=COMPILE_SECONDS,
+    )
+    return float(done.stdout)
 
 
 def models(conditions: Conditions, findings: Findings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ __all__ = ["eviction", "out_of_memory", "row_bytes"]
 ROWS, ROOM = 64, 5
 # The formula may promise too little memory by this part, and too much by this factor.
 UNDER, OVER = 1.05, 0.5
+# Of the random models.
+TIMED_HEADS = 10
 # So many rows that their memory is far more than what is measured beside it.
 FEW = {"base": 32, "large-v3-turbo": 32, "large-v3": 16, "tiny": 1}
 
@@ -26,20 +29,33 @@ FEW = {"base": 32, "large-v3-turbo": 32, "large-v3": 16, "tiny": 1}
 def row_bytes(conditions: Conditions, findings: Findings) -> None:
     """Bytes of a window of 30 s in a batch, against the formula that limits batches."""
     for name in conditions.names("base", "large-v3-turbo", "large-v3"):
-        for encoder, beam in (("torch", 1), ("torch", 5), ("ctranslate2", 1)):
-            _row_bytes(conditions, findings, name, encoder, beam)
+        for encoder, beam, timed in (
+            ("torch", 1, False),
+            ("torch", 1, True),
+            ("torch", 5, False),
+            ("ctranslate2", 1, False),
+        ):
+            _row_bytes(conditions, findings, name, encoder, beam, timed=timed)
     if not conditions.is_gpu:
         findings.skip("the formula's bounds", "the formula is about a GPU's memory")
 
 
-def _row_bytes(conditions: Conditions, findings: Findings, name: str, encoder: str, beam: int) -> None:
+def _row_bytes(conditions: Conditions, findings: Findings, name: str, encoder: str, beam: int, *, timed: bool) -> None:
     from whisper_api.engine.whisper.settings import Ct2Probe
     from whisper_api.engine.worker.device import release_cached_memory
 
+    class Probe(Ct2Probe):
+        """Decodes with or without word times from cross-attention."""
+
+        def decode(self, size: int) -> Any:
+            operation: Any = super().decode(size)
+            start = tuple(self.whisper.tokenizer("en").sot_sequence) if timed else None
+            return dataclasses.replace(operation, settings=dataclasses.replace(operation.settings, align_from=start))
+
     memory, peaks = Memory(conditions), {}
     whisper = conditions.load(conditions.whisper_dir(name), encoder=encoder)
-    what = f"{name}, beam {beam}, encoder of {encoder}"
-    probe = Ct2Probe(whisper, beam, conditions.frames)
+    what = f"{name}, beam {beam}, encoder of {encoder}{', word times' * timed}"
+    probe = Probe(whisper, beam, conditions.frames)
     few = FEW[name]
     with conditions.scope():
         probe.run([1])
@@ -68,7 +84,7 @@ def _formula(whisper: Any, settings: Any, *, in_torch: bool) -> int:
     from whisper_api.engine.whisper.batch_memory import decode_row_bytes
 
     number = 2 if "float16" in whisper.ct2.compute_type else 4
-    return decode_row_bytes(whisper.shape, settings, number, in_torch=in_torch)
+    return decode_row_bytes(whisper.shape, settings, number, in_torch=in_torch, timed_heads=TIMED_HEADS)
 
 
 @dataclass(frozen=True)

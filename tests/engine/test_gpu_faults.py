@@ -15,7 +15,7 @@ from pretended_gpu import pretend_gpus, run_on_ctranslate2
 from whisper_api import Engine, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.whisper.ctranslate2 import Ct2Decode, Ct2Whisper
-from whisper_api.engine.whisper.model import DecodeSettings, Row
+from whisper_api.engine.whisper.model import DecodeSettings, DetectionInput, Row
 from whisper_api.errors import ModelCorrupt
 
 pytestmark = pytest.mark.models
@@ -122,6 +122,19 @@ def test_memory_that_runs_out_in_the_attention_is_no_missing_attention(
     monkeypatch.setattr(whisper, "ct2", Full())
     with pytest.raises(RuntimeError, match="out of memory"):
         operation._align(None, [(1, 2)], [Row(np.zeros(1, np.float32), start, 100)])  # noqa: SLF001
+
+
+def test_a_part_of_as_many_positions_as_mel_bands_is_not_taken_for_features(
+    base_model_dir: Path, sample_call: Path
+) -> None:
+    audio = decode(sample_call).audio[7 * 16_000 : 12 * 16_000]
+    whisper = Ct2Whisper(base_model_dir, device="cpu", device_index=0, compute_type="int8", threads=1, offline=True)
+    first, after = 100, 100 + whisper.mels
+    parts = ((first, after), (first, after - 1))
+    (found,) = whisper.encode_and_detect(1000, 1, 60.0).run([DetectionInput(audio, parts)])
+    same, shorter = found.parts
+    # CTranslate2 would encode the part once more. Without its last position, of 20 ms, it does not.
+    assert same == shorter
 
 
 @pytest.mark.parametrize(

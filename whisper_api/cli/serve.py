@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from whisper_api.cli.flags import add_setting_flags, overridden_settings
 from whisper_api.cli.outputs import complain
+from whisper_api.cli.termination import exit_when_lost
 from whisper_api.config import Config, Loaded, describe
 from whisper_api.errors import ConfigError, DeviceLost
 from whisper_api.permissions import exposed_files
@@ -92,6 +93,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     if sys.__stderr__ is not None:
         # After a crash in native code, the log has the stack of every thread.
         faulthandler.enable(sys.__stderr__)
+    exit_when_lost(EXIT_DEVICE_LOST)
     try:
         ended = serve(loaded.config, insecure=args.insecure, on_ready=_tell, load=lambda: _load_again(args, loaded))
     except ConfigError as error:

@@ -292,12 +292,13 @@ class Engine:
             try:
                 yield ctx
             except BaseException as error:
+                if kind_of(error) == "sticky" and not isinstance(error, DeviceLost):
+                    # A stage that does not run on the worker has met the error. Its frames may hold tensors, which must
+                    # not be freed.
+                    raise self._fault.report(error) from None
                 # The frames of a failed job reference its audio, and one of them may reference the error. Clearing the
                 # frames frees the audio now, without waiting for the garbage collector.
                 traceback.clear_frames(error.__traceback__)
-                if kind_of(error) == "sticky" and not isinstance(error, DeviceLost):
-                    # A stage that does not run on the worker has met the error.
-                    raise self._fault.report(error) from None
                 raise
             finally:
                 ctx.close()

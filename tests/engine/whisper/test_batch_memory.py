@@ -18,6 +18,7 @@ from whisper_api.engine.whisper.batch_memory import (
     encode_row_bytes,
     lane_bytes,
     most_windows,
+    replica_bytes,
     torch_workspace_bytes,
 )
 from whisper_api.engine.whisper.ct2_file import read_shapes, read_weights
@@ -65,6 +66,42 @@ def test_shorter_windows_and_fewer_beams_take_less(less: DecodeSettings) -> None
     assert decode_row_bytes(LARGE, less, 4) > 1.9 * decode_row_bytes(LARGE, less, 2) - 10 * MB
 
 
+TIMED = replace(WINDOW, beam_size=1, align_from=(50258, 50259, 50359))
+
+
+@pytest.mark.parametrize(("shape", "heads"), [(TURBO, 6), (replace(LARGE, width=512, heads=8, decoder_layers=6), 8)])
+def test_word_times_take_what_their_tensors_take(shape: Shape, heads: int) -> None:
+    untimed, timed = (
+        decode_row_bytes(shape, each, 2, in_torch=True, timed_heads=heads)
+        for each in (replace(TIMED, align_from=None), TIMED)
+    )
+    assert timed > untimed
+    # ``align()`` gives the logits of all tokens at once, and the attention of all heads of a layer, whose softmax is
+    # apart; the decoder has a copy of the encoder's output.
+    tokens = 4 + 224
+    assert timed > 2 * 1500 * shape.width * 2 + tokens * shape.vocabulary * 2
+    assert timed > 2 * 1500 * shape.width * 2 + 2 * shape.heads * tokens * 1500 * 2
+    # The log probabilities of tokens come from the same call.
+    asked = replace(TIMED, align_from=None, logprobs_from=TIMED.align_from)
+    assert decode_row_bytes(shape, asked, 2, in_torch=True, timed_heads=heads) == timed
+    # Large decoders keep more than word times take.
+    assert decode_row_bytes(LARGE, TIMED, 2) == decode_row_bytes(LARGE, replace(TIMED, align_from=None), 2)
+
+
+def test_texts_that_are_drawn_share_nothing_of_their_window() -> None:
+    # Five of them: CTranslate2's greedy search repeats the whole state of the decoder, also what beams share.
+    drawn = replace(WINDOW, beam_size=1, temperature=0.4)
+    shared = 2 * 32 * 1500 * 1280 * 2
+    assert decode_row_bytes(LARGE, drawn, 2) > decode_row_bytes(LARGE, WINDOW, 2) + 4 * shared
+
+
+def test_each_lane_has_its_own_copy_of_the_output_layer() -> None:
+    # 51866 is no multiple of 8, so CTranslate2 copies the matrix with some rows more.
+    assert round(replica_bytes(LARGE, 2) / MB) == 133
+    assert lane_bytes(8 << 30, 2) - lane_bytes(8 << 30, 2, replica_bytes(LARGE, 2)) == replica_bytes(LARGE, 2)
+    assert lane_bytes(100, 2, 1000) == 0
+
+
 @pytest.mark.parametrize("free", [2 << 30, 8 << 30, 24 << 30, 140 << 30])
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_all_lanes_together_leave_room_for_the_other_models(free: int, lanes: int) -> None:
@@ -93,7 +130,7 @@ def test_the_document_tells_the_largest_batches(name: str, beams: int) -> None:
             free = (gigabytes - CONTEXTS << 30) - 2 * parameters - (encoder if in_torch else 0)
             workspace = torch_workspace_bytes(shape, 3000, 2) if in_torch else None
             row = decode_row_bytes(shape, settings, 2, in_torch=in_torch)
-            cells.append(most_windows(lane_bytes(free, GPU_LANES), row, workspace))
+            cells.append(most_windows(lane_bytes(free, GPU_LANES, replica_bytes(shape, 2)), row, workspace))
     pairs = [f"{ctranslate2} / {torch}" for ctranslate2, torch in zip(cells[::2], cells[1::2], strict=True)]
     table = between((ROOT / "docs" / "operations.md").read_text(encoding="utf-8"), "batches")
     assert f"| {name} | {beams} | {' | '.join(pairs)} |" in table
@@ -151,7 +188,8 @@ def test_the_batches_of_a_model_fit_the_memory_that_is_left(tiny_en_model_dir: P
 @pytest.mark.models
 def test_what_is_learned_of_memory_is_that_of_a_model_of_a_length_and_of_beams(tiny_en_model_dir: Path) -> None:
     first, second = (whisper_with(tiny_en_model_dir, None) for _ in range(2))
-    variants = [WINDOW, replace(WINDOW, frames=1500), replace(WINDOW, beam_size=1)]
+    variants = [WINDOW, replace(WINDOW, frames=1500), replace(WINDOW, beam_size=1), replace(WINDOW, temperature=0.2)]
+    variants += [replace(WINDOW, align_from=(50258,))]
     operations: list[Any] = [model.decode(each, 4, 60.0) for model in (first, second) for each in variants]
     operations += [model.encode_and_detect(frames, 4, 60.0) for model in (first, second) for frames in (1000, 3000)]
     assert len({operation.memory_key for operation in operations}) == len(operations)

@@ -362,6 +362,8 @@ def test_the_weights_in_torch_count_as_memory_of_the_model(tiny_en_model_dir: Pa
     only = replace(source, encoder="ctranslate2").estimated_bytes()
     assert source.estimated_bytes() == only + encoder
     assert replace(source, encoder="torch", compute_type="float32").estimated_bytes() == 2 * (only + encoder)
+    for compute_type in ("int8", "int8_float16"):
+        assert replace(source, compute_type=compute_type).estimated_bytes() == only // 2 + encoder
     # CTranslate2 encodes in int8 where the output has 32 bits, unless torch is asked for.
     wide = replace(source, compute_type="int8_float32")
     assert wide.estimated_bytes() == replace(wide, encoder="ctranslate2").estimated_bytes()

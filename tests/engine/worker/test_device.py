@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from pathlib import Path
 
 import ctranslate2
@@ -111,6 +112,14 @@ NO_IMAGE = "CUDA error: no kernel image is available for execution on the device
         ("ctranslate2", f"parallel_for failed: cudaErrorNoKernelImageForDevice: {NO_IMAGE}", ["newest CTranslate2"]),
         ("torch", "The NVIDIA driver on your system is too old (found version 11040)", ["update the driver"]),
         ("ctranslate2", "CUDA failed with error CUDA driver version is insufficient", ["update the driver"]),
+        (
+            "ctranslate2",
+            "parallel_for failed: cudaErrorUnsupportedPtxVersion: the provided PTX was compiled with an unsupported "
+            "toolchain.",
+            ["NVIDIA driver is too old for CTranslate2", "update the driver"],
+        ),
+        ("ctranslate2", "CUDA failed with error PTX JIT compiler library not found", ["libnvidia-ptxjitcompiler"]),
+        ("ctranslate2", "CUDA failed with error PTX JIT compilation was disabled", ["CUDA_DISABLE_PTX_JIT"]),
         ("torch", "CUDA out of memory. Tried to allocate 20 MB", ["memory of GPU 1 is full"]),
         ("ctranslate2", "CUDA failed with error something new\nmore", ["CTranslate2 cannot run", "something new)"]),
         ("torch", "CUDA error: operation not supported", ["PYTORCH_CUDA_ALLOC_CONF=backend:native"]),
@@ -146,6 +155,36 @@ def test_a_gpu_whose_kernels_do_not_run_is_refused_with_what_to_install(
     assert "\n" not in problem
     for each in words:
         assert each in problem
+
+
+def test_a_thread_that_tries_all_gpus_fails_on_none_though_streams_belong_to_threads(
+    pretended_cuda: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    streams = threading.local()
+
+    def run(device: str) -> None:
+        # As CTranslate2's get_cuda_stream(): the first device that a thread uses gets the thread's only stream.
+        if streams.__dict__.setdefault("device", device) != device:
+            raise RuntimeError("parallel_for failed: cudaErrorInvalidResourceHandle: invalid resource handle")
+
+    monkeypatch.setattr(smoke_kernels, "run_torch", lambda device: None)
+    monkeypatch.setattr(smoke_kernels, "run_ctranslate2", run)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(device_module, "_opens", lambda library: True)
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 3)
+    assert choose_devices("cuda:all") == tuple(Device("cuda", index) for index in range(3))
+    assert choose_device("cuda:2") == Device("cuda", 2)
+
+
+def test_memory_that_the_driver_keeps_for_this_process_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (1 << 30, 16 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: 8 << 30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda index: 3 << 30)
+    assert Device("cuda", 1).free_memory() == 6 << 30
 
 
 def test_a_gpu_that_is_not_there_is_refused_by_name() -> None:

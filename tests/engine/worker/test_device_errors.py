@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import weakref
+from pathlib import Path
 
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
-from whisper_api.engine.worker.device_errors import ERROR_TEXTS, DeviceFault, ErrorKind, clear_frames, kind_of
+from whisper_api.engine.worker.device_errors import (
+    ERROR_TEXTS,
+    STICKY_CODES,
+    DeviceFault,
+    ErrorKind,
+    clear_frames,
+    kind_of,
+)
 from whisper_api.errors import DeviceLost, ModelCorrupt, OutOfMemory
 
 TORCH_ADVICE = (
@@ -43,6 +52,11 @@ MESSAGES: dict[str, ErrorKind] = {
     f"CUDA error: uncorrectable NVLink error detected during the execution{TORCH_ADVICE}": "sticky",
     f"CUDA error: context is destroyed{TORCH_ADVICE}": "sticky",
     f"CUDA error: driver shutting down{TORCH_ADVICE}": "sticky",
+    f"CUDA error: Invalid access of peer GPU memory over nvlink or a hardware error{TORCH_ADVICE}": "sticky",
+    f"CUDA error: tensor memory not completely freed{TORCH_ADVICE}": "sticky",
+    f"CUDA error: the MPS client has been terminated by the server{TORCH_ADVICE}": "sticky",
+    f"CUDA error: CUDA-capable device(s) is/are busy or unavailable{TORCH_ADVICE}": "sticky",
+    f"CUDA error: no CUDA-capable device is detected{TORCH_ADVICE}": "sticky",
     f"CUDA error: no kernel image is available for execution on the device{TORCH_ADVICE}": "other",
     f"CUDA error: invalid device ordinal{TORCH_ADVICE}": "other",
     f"CUDA error: invalid argument{TORCH_ADVICE}": "other",
@@ -92,6 +106,37 @@ def test_an_error_of_onnx_runtime_is_known_though_it_is_no_runtime_error(text: s
 def test_every_row_of_the_table_has_a_message() -> None:
     messages = [text.lower() for text in (*MESSAGES, *ONNX_MESSAGES)]
     assert [words for words in ERROR_TEXTS if not any(words in text for text in messages)] == []
+
+
+def test_the_words_of_every_sticky_code_are_in_the_table() -> None:
+    runtime = pytest.importorskip("nvidia.cuda_runtime", reason="torch for CUDA 12 brings its runtime")
+    (library,) = (path for folder in runtime.__path__ for path in Path(folder).glob("lib/libcudart.so.12"))
+    words = ctypes.CDLL(str(library)).cudaGetErrorString
+    words.restype = ctypes.c_char_p
+    said = {code: f"CUDA error: {words(code).decode()}{TORCH_ADVICE}" for code in STICKY_CODES}
+    assert {code for code, text in said.items() if kind_of(RuntimeError(text)) != "sticky"} == set()
+    # The same as CTranslate2 puts it.
+    quoted = [f"CUDA failed with error {words(code).decode()}" for code in STICKY_CODES]
+    assert {kind_of(RuntimeError(text)) for text in quoted} == {"sticky"}
+    others = [code for code in range(1, 900) if code not in STICKY_CODES and words(code) != b"unrecognized error code"]
+    wrongly = {code for code in others if kind_of(RuntimeError(f"CUDA error: {words(code).decode()}")) == "sticky"}
+    # What an earlier launch has left behind.
+    assert wrongly == {53}
+
+
+def test_a_lost_device_frees_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    fault = DeviceFault()
+    kept = [torch.zeros(1).as_subclass(OnGpu), torch.zeros(1)]
+    references = [weakref.ref(each) for each in kept]
+    fault.report(RuntimeError("CUDA error: unspecified launch failure"))
+    kept.clear()
+    assert [each() is not None for each in references] == [True, False]
 
 
 def test_types_and_causes_count_where_texts_say_nothing() -> None:

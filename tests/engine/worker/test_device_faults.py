@@ -75,6 +75,23 @@ def test_nothing_of_a_failed_batch_is_alive_when_it_is_tried_again(stack: ExitSt
     assert [call.alive for call in begun] == [0] * len(begun)
 
 
+def test_the_memory_of_a_batch_on_which_the_device_dies_is_not_freed(stack: ExitStack) -> None:
+    gpu = FakeGpu()
+
+    class Dying(Rows):
+        def run(self, inputs: Sequence[object]) -> list[object]:
+            block = gpu.call("run", len(inputs))
+            gpu.dead = True
+            # CTranslate2 tells of an error that a kernel of torch has left, in words of its own.
+            raise RuntimeError("cuBLAS failed with status CUBLAS_STATUS_EXECUTION_FAILED", block.rows)
+
+    future = worker_of(stack, gpu).submit("job", Dying(gpu), 1, 1.0)
+    with pytest.raises(DeviceLost):
+        future.result(DEADLINE)
+    del future
+    assert gpu.alive == 1
+
+
 def test_a_batch_that_fits_after_memory_was_released_is_not_halved(stack: ExitStack) -> None:
     gpu = FakeGpu(failures=1)
     worker, operation = worker_of(stack, gpu), Rows(gpu)

@@ -6,6 +6,9 @@ torch. A batch first takes the encoder's workspace, and then the decoder's cache
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_api.engine.audio.mel import HOP
@@ -17,10 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST_WINDOWS",
+    "BatchMemory",
     "decode_row_bytes",
     "encode_row_bytes",
     "lane_bytes",
     "most_windows",
+    "replica_bytes",
     "torch_row_bytes",
     "torch_workspace_bytes",
 ]
@@ -40,15 +45,30 @@ RESERVED_SHARE = 1 / 3
 USABLE_SHARE = 0.9
 
 
-def lane_bytes(free: int, lanes: int) -> int:
+# Most heads whose attention gives word times, of the models whose heads are not known.
+MOST_TIMED_HEADS = 23
+
+
+def lane_bytes(free: int, lanes: int, replica: int = 0) -> int:
     """Bytes for the batch of one lane.
 
     Args:
         free: free bytes of the device after the model was loaded.
         lanes: number of batches that run at once.
+        replica: bytes that each lane takes beside its batch: :func:`replica_bytes`.
     """
     reserved = min(RESERVED_BYTES, int(free * RESERVED_SHARE))
-    return int((free - reserved) * USABLE_SHARE) // lanes
+    return max(0, int((free - reserved) * USABLE_SHARE) // lanes - replica)
+
+
+def replica_bytes(shape: Shape, size: int) -> int:
+    """Bytes that CTranslate2 takes in each lane at its first batch: the output layer, padded for the tensor cores.
+
+    Args:
+        shape: the model's dimensions.
+        size: bytes of a number.
+    """
+    return shape.vocabulary * shape.width * size
 
 
 def most_windows(lane: int | None, row: int, workspace: int | None) -> int:
@@ -61,6 +81,58 @@ def most_windows(lane: int | None, row: int, workspace: int | None) -> int:
     """
     most = MOST_WINDOWS if workspace is None else MOST_DECODED
     return most if lane is None else max(1, min(most, (lane - (workspace or 0)) // row))
+
+
+@dataclass(frozen=True)
+class BatchMemory:
+    """The memory for the batch of one lane.
+
+    Attributes:
+        shape: the model's dimensions.
+        size: bytes of a number.
+        timed_heads: number of heads whose attention gives word times.
+        lane: bytes for the batch; None when unknown.
+    """
+
+    shape: Shape
+    size: int
+    timed_heads: int
+    lane: int | None
+
+    @classmethod
+    def of(cls, directory: Path, shape: Shape, size: int, free: int | None, lanes: int) -> BatchMemory:
+        """The memory of a loaded model.
+
+        Args:
+            directory: of the model's files.
+            shape: the model's dimensions.
+            size: bytes of a number.
+            free: free bytes of the device; None when unknown.
+            lanes: number of batches that run at once.
+        """
+        lane = None if free is None else lane_bytes(free, lanes, replica_bytes(shape, size))
+        return cls(shape, size, _timed_heads(directory), lane)
+
+    def windows_to_encode(self, frames: int, *, in_torch: bool) -> int:
+        """The most windows whose languages are detected together; the arguments are those of the encoder."""
+        of_encoder = torch_row_bytes if in_torch else encode_row_bytes
+        return self._most(frames, of_encoder(self.shape, frames, self.size), in_torch=in_torch)
+
+    def windows_to_decode(self, settings: DecodeSettings, *, in_torch: bool) -> int:
+        """The most windows that are decoded together."""
+        row = decode_row_bytes(self.shape, settings, self.size, in_torch=in_torch, timed_heads=self.timed_heads)
+        return self._most(settings.frames, row, in_torch=in_torch)
+
+    def _most(self, frames: int, row: int, *, in_torch: bool) -> int:
+        return most_windows(self.lane, row, torch_workspace_bytes(self.shape, frames, self.size) if in_torch else None)
+
+
+def _timed_heads(directory: Path) -> int:
+    try:
+        config = json.loads((directory / "config.json").read_bytes())
+        return len(config.get("alignment_heads", ()))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return MOST_TIMED_HEADS
 
 
 def encode_row_bytes(shape: Shape, frames: int, size: int) -> int:
@@ -110,24 +182,55 @@ def torch_workspace_bytes(shape: Shape, frames: int, size: int) -> int:
     return AT_ONCE * hidden
 
 
-def decode_row_bytes(shape: Shape, settings: DecodeSettings, size: int, *, in_torch: bool = False) -> int:
-    """Bytes of a window from its encoding to its text.
+def decode_row_bytes(
+    shape: Shape,
+    settings: DecodeSettings,
+    size: int,
+    *,
+    in_torch: bool = False,
+    timed_heads: int = MOST_TIMED_HEADS,
+) -> int:
+    """Bytes of a window from its encoding to its text and the times of its tokens.
 
     Args:
         shape: the model's dimensions.
         settings: settings of the decoding.
         size: bytes of a number.
         in_torch: whether the encoder runs in torch, whose workspace is counted apart.
+        timed_heads: number of heads whose attention gives word times.
     """
     positions = settings.frames // 2
     beams = settings.beam_size if settings.temperature == 0 else BEST_OF
     tokens = settings.prompt_length + token_cap(settings.frames)
     encoded = positions * shape.width * size
-    # Keys and values. Beams share those of the cross-attention. A cache grows by a copy, one layer at a time.
-    cross = 2 * shape.decoder_layers * positions * shape.width * size
+    of_encoder = torch_row_bytes if in_torch else encode_row_bytes
+    encoder = 0 if settings.encoded else of_encoder(shape, settings.frames, size)
+    # Keys and values of the cross-attention. While the prompt is read, the decoder also has a copy of the encoder's
+    # output, and a layer's keys and values before they are apart.
+    cross = 2 * shape.decoder_layers * encoded
+    prompt = encoded + cross + 2 * encoded
+    # Beams share them, drawn texts have their own. One of them is copied when a text ends.
+    copies = 1 if settings.temperature == 0 else BEST_OF
+    shared = copies * (cross + encoded)
+    # A cache of keys and values grows by a copy, one layer at a time.
     own = 2 * (shape.decoder_layers + 1) * tokens * shape.width * size * beams
     # The logits, their logarithms and the sorted scores, in float32.
     scores = 3 * beams * shape.vocabulary * 4
-    of_encoder = torch_row_bytes if in_torch else encode_row_bytes
-    encoder = 0 if settings.encoded else of_encoder(shape, settings.frames, size)
-    return encoded + max(encoder, cross + own + scores)
+    decoder = max(prompt, shared + own + scores)
+    align = encoded + _align_bytes(shape, settings, size, timed_heads)
+    return encoded + max(encoder, decoder, align)
+
+
+def _align_bytes(shape: Shape, settings: DecodeSettings, size: int, timed_heads: int) -> int:
+    """Bytes of a window while CTranslate2's ``align()`` feeds its text to the decoder once more, without caches."""
+    start = settings.align_from or settings.logprobs_from
+    if start is None:
+        return 0
+    positions, tokens = settings.frames // 2, len(start) + 2 + token_cap(settings.frames)
+    attention = tokens * positions * size
+    timed = timed_heads * attention
+    # Of one layer: keys and values, together and apart, the attention before and after its softmax, the residual, its
+    # norm, and the wide layer before and after its activation.
+    layer = 4 * positions * shape.width * size + 2 * shape.heads * attention + 10 * tokens * shape.width * size
+    # The attention of the heads, joined, filtered, and before that.
+    return max(layer + timed, tokens * shape.vocabulary * size + 3 * timed)

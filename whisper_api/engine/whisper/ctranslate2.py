@@ -17,15 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.audio.sample import speech
-from whisper_api.engine.whisper.batch_memory import (
-    MOST_WINDOWS,
-    decode_row_bytes,
-    encode_row_bytes,
-    lane_bytes,
-    most_windows,
-    torch_row_bytes,
-    torch_workspace_bytes,
-)
+from whisper_api.engine.whisper.batch_memory import MOST_WINDOWS, BatchMemory
 from whisper_api.engine.whisper.ct2_file import read_shapes
 from whisper_api.engine.whisper.model import (
     BEST_OF,
@@ -125,8 +117,7 @@ class Ct2Whisper(Whisper):
         self.encoder = self._choose_encoder(encoder, free_memory)
         # What torch keeps for later is free as well.
         release_cached_memory()
-        free = free_memory()
-        self._lane_bytes = None if free is None else lane_bytes(free, lanes)
+        self._memory = BatchMemory.of(directory, self.shape, self._number_bytes, free_memory(), lanes)
 
     def _choose_encoder(self, asked: str, free_memory: Callable[[], int | None]) -> EncoderChoice:
         path = self._directory / "model.bin"
@@ -151,7 +142,7 @@ class Ct2Whisper(Whisper):
 
     @property
     def prefers_torch(self) -> bool:
-        """Whether torch's encoder is faster here: on a GPU, and not where CTranslate2 multiplies in int8 or TF32."""
+        """Whether torch's encoder is faster here: on a GPU with numbers of 16 bits."""
         return bool(self.ct2.device == "cuda") and self._numbers != "float32"
 
     @property
@@ -159,19 +150,12 @@ class Ct2Whisper(Whisper):
         return "cpu" if self.ct2.device == "cpu" else f"cuda:{self.ct2.device_index[0]}"
 
     def encode_and_detect(self, frames: int, max_items: int, max_cost: float) -> Ct2EncodeAndDetect:
-        of_encoder = encode_row_bytes if self.encoder.in_torch is None else torch_row_bytes
-        rows = self._most_windows(frames, of_encoder(self.shape, frames, self._number_bytes))
+        rows = self._memory.windows_to_encode(frames, in_torch=self.encoder.in_torch is not None)
         return Ct2EncodeAndDetect(self, min(max_items, rows), max_cost, frames)
 
     def decode(self, settings: DecodeSettings, max_items: int, max_cost: float) -> Ct2Decode:
-        row = decode_row_bytes(self.shape, settings, self._number_bytes, in_torch=self.encoder.in_torch is not None)
-        return Ct2Decode(self, min(max_items, self._most_windows(settings.frames, row)), max_cost, settings)
-
-    def _most_windows(self, frames: int, row: int) -> int:
-        workspace = (
-            None if self.encoder.in_torch is None else torch_workspace_bytes(self.shape, frames, self._number_bytes)
-        )
-        return most_windows(self._lane_bytes, row, workspace)
+        rows = self._memory.windows_to_decode(settings, in_torch=self.encoder.in_torch is not None)
+        return Ct2Decode(self, min(max_items, rows), max_cost, settings)
 
     @functools.cached_property
     def shape(self) -> Shape:
@@ -274,13 +258,16 @@ class Ct2EncodeAndDetect(_Ct2Operation):
         found = self._languages(encoded)
         rows = self.whisper.rows_of(encoded)
         return [
-            Detected(row, languages, tuple(self._of_part(row[first:after]) for first, after in each.parts))
+            Detected(row, languages, tuple(self._of_part(row, first, after) for first, after in each.parts))
             for row, languages, each in zip(rows, found, inputs, strict=True)
         ]
 
-    def _of_part(self, encoded: torch.Tensor) -> dict[str, float]:
+    def _of_part(self, row: torch.Tensor, first: int, after: int) -> dict[str, float]:
         """The languages of a part of a window. CTranslate2 has no mask, so parts of unequal length share no batch."""
-        return self._languages(self.whisper.joined([encoded]))[0]
+        if after - first == self.whisper.mels:
+            # CTranslate2 takes as many positions as there are mel bands for features, and would encode them.
+            after -= 1
+        return self._languages(self.whisper.joined([row[first:after]]))[0]
 
     def _languages(self, encoded: Any) -> list[dict[str, float]]:
         detected = self.whisper.ct2.detect_language(encoded)
@@ -304,8 +291,9 @@ class Ct2Decode(_Ct2Operation):
     def memory_key(self) -> Hashable:
         """As in :class:`BatchOperation`."""
         settings = self.settings
-        beams = settings.beam_size if settings.temperature == 0 else BEST_OF
-        return ("decode", self.whisper.key, settings.frames, beams)
+        search = settings.beam_size if settings.temperature == 0 else "drawn"
+        timed = (settings.align_from or settings.logprobs_from) is not None
+        return ("decode", self.whisper.key, settings.frames, search, timed)
 
     def merged(self, other: object) -> Ct2Decode | None:
         """The operation that decodes the windows of both, with shorter windows padded to the longer length."""

@@ -36,7 +36,9 @@ CPU_BATCH, CPU_BUCKET_SECONDS = 4, 1.0
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-def measure_batch_size(whisper: Whisper, worker: GpuWorker, beam_size: int) -> int:
+def measure_batch_size(
+    whisper: Whisper, worker: GpuWorker, beam_size: int, clock: Callable[[], float] = time.perf_counter
+) -> int:
     """The best number of windows in a batch, with as many batches at once as jobs will run.
 
     Running jobs keep their turns, and no model is unloaded for the measurement.
@@ -45,6 +47,7 @@ def measure_batch_size(whisper: Whisper, worker: GpuWorker, beam_size: int) -> i
         whisper: the loaded model.
         worker: the device's worker.
         beam_size: number of beams of most jobs.
+        clock: returns seconds.
 
     Raises:
         EngineClosed: the worker was closed.
@@ -59,8 +62,9 @@ def measure_batch_size(whisper: Whisper, worker: GpuWorker, beam_size: int) -> i
         if not all(future.result() for future in futures):
             raise MemoryError(f"{worker.lanes} batches of {size} windows do not fit")
 
+    sizes = [size for size in SIZES if size == 1 or probe.decode(size).max_items >= size]
     try:
-        return choose_batch_size(run, [size for size in SIZES if size == 1 or probe.decode(size).max_items >= size])
+        return choose_batch_size(run, sizes, clock=clock)
     finally:
         for lane in range(worker.lanes):
             worker.forget((probe, lane))
@@ -199,7 +203,8 @@ class WhisperSource:
         if self.device == "cpu" or self.encoder == "ctranslate2":
             return weights
         # CTranslate2 keeps its own encoder beside torch's.
-        halves = "float16" in self.compute_type
+        # In plain int8, CTranslate2 computes in the file's type beside, which is float16.
+        halves = "float16" in self.compute_type or self.compute_type == "int8"
         return weights + (encoder_bytes(path, 2 if halves else 4) if halves or self.encoder == "torch" else 0)
 
     def load(self) -> Whisper:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from whisper_api.engine.worker import fork
 from whisper_api.engine.worker.device import GPU_LANES, release_cached_memory
 from whisper_api.engine.worker.device_errors import DeviceFault, ErrorKind, clear_frames, first_line, kind_of
 from whisper_api.engine.worker.fair_queue import Again, BatchOperation, WorkItem
@@ -143,13 +144,12 @@ class BatchRunner:
             return
         kind: ErrorKind = "other"
         for _ in range(ATTEMPTS):
-            results, error = self._attempt(operation, items)
+            results, error, kind = self._attempt(operation, items)
             if error is None:
                 self.limits.succeeded(operation, len(items))
                 for item, result in zip(items, results, strict=True):
                     self._finish(operation, item, result)
                 return
-            kind = self._kind(error)
             if kind != "memory":
                 break
             with self._lock:
@@ -163,8 +163,13 @@ class BatchRunner:
 
     def _attempt(
         self, operation: BatchOperation, items: Sequence[WorkItem]
-    ) -> tuple[Sequence[Any], BaseException | None]:
-        """Run a batch. Returns its results, or the error, whose frames hold nothing any more."""
+    ) -> tuple[Sequence[Any], BaseException | None, ErrorKind]:
+        """Run a batch.
+
+        Returns:
+            Its results; or the error, and what the error means. The frames of the error hold nothing any more, unless
+            the device is lost.
+        """
         failure: BaseException
         try:
             results = operation.run([item.input for item in items])
@@ -173,11 +178,16 @@ class BatchRunner:
         except BaseException as error:
             failure = error
         else:
-            return results, None
+            return results, None, "other"
+        kind = self._kind(failure)
+        if kind == "sticky":
+            # The destructors of what the frames hold would abort the process, see DeviceFault.report().
+            fork.keep_for_ever(failure)
+            return (), failure, kind
         # Outside of the handler, so that neither the interpreter nor a frame holds the tensors of the failed batch.
         clear_frames(failure)
         # Without this method's own frame, which holds the error.
-        return (), failure.with_traceback(failure.__traceback__ and failure.__traceback__.tb_next)
+        return (), failure.with_traceback(failure.__traceback__ and failure.__traceback__.tb_next), kind
 
     def _kind(self, error: BaseException) -> ErrorKind:
         """What an error means. The device itself is asked, because an error may only follow from an earlier one."""
@@ -223,11 +233,11 @@ class BatchRunner:
         kind: ErrorKind = "memory"
         if self._on_out_of_memory():
             release_cached_memory()
-            results, second = self._attempt(operation, [item])
+            results, second, kind = self._attempt(operation, [item])
             if second is None:
                 self._finish(operation, item, results[0])
                 return
-            error, kind = second, self._kind(second)
+            error = second
         if kind != "memory":
             self._recover(operation, [item], error, kind)
         elif self._lanes > 1 and not item.alone:

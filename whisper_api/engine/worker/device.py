@@ -108,12 +108,14 @@ class Device:
             torch.cuda.synchronize(self.index)
 
     def free_memory(self) -> int | None:
-        """Bytes of free memory on the device, which other processes may use too; None when unknown."""
+        """Bytes of free memory on the device, with what torch keeps of freed memory for later; None when unknown."""
         if self.kind == "cuda":
             import torch
 
             free, _ = torch.cuda.mem_get_info(self.index)
-            return int(free)
+            # With the driver's pool, both numbers count CTranslate2's memory too.
+            kept = torch.cuda.memory_reserved(self.index) - torch.cuda.memory_allocated(self.index)
+            return int(free) + max(0, int(kept))
         return available_ram()
 
 

@@ -6,15 +6,28 @@ call on the context fails, whoever makes it: only a new process can use the devi
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
+import sys
 import threading
 import traceback
 from collections.abc import Callable
 from typing import Literal
 
+from whisper_api.engine.worker import fork
 from whisper_api.errors import DeviceLost, OutOfMemory
 
-__all__ = ["ERROR_TEXTS", "DeviceFault", "ErrorKind", "clear_frames", "first_line", "is_out_of_memory", "kind_of"]
+__all__ = [
+    "ERROR_TEXTS",
+    "STICKY_CODES",
+    "DeviceFault",
+    "ErrorKind",
+    "clear_frames",
+    "first_line",
+    "is_out_of_memory",
+    "kind_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +50,13 @@ ERROR_TEXTS: dict[str, ErrorKind] = {
     "invalid program counter": "sticky",
     "context is destroyed": "sticky",
     "driver shutting down": "sticky",
+    # A fault that the hardware of Hopper and later confines to one process.
+    "invalid access of peer gpu memory over nvlink or a hardware error": "sticky",
+    "tensor memory not completely freed": "sticky",
+    "the mps client has been terminated by the server": "sticky",
+    # The GPU has fallen off its bus, or was taken from this process.
+    "device(s) is/are busy or unavailable": "sticky",
+    "no cuda-capable device is detected": "sticky",
     # CUDA's "unknown error", as torch, CTranslate2, Thrust and ONNX Runtime report it.
     "cuda error: unknown error": "sticky",
     "cuda failed with error unknown error": "sticky",
@@ -62,7 +82,7 @@ ERROR_TEXTS: dict[str, ErrorKind] = {
     "not enough memory": "memory",
 }
 # Values of cudaError_t that torch.AcceleratorError carries.
-_STICKY_CODES = frozenset((4, 214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999))
+STICKY_CODES = frozenset((4, 46, 100, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 999))
 
 
 def kind_of(error: BaseException) -> ErrorKind:
@@ -93,7 +113,7 @@ def _own_kind(error: BaseException) -> ErrorKind:
     # Errors of ONNX Runtime do not derive from RuntimeError.
     if not isinstance(error, RuntimeError) and not type(error).__module__.startswith("onnxruntime"):
         return "other"
-    if getattr(error, "error_code", None) in _STICKY_CODES:
+    if getattr(error, "error_code", None) in STICKY_CODES:
         return "sticky"
     text = str(error).lower()
     return next((kind for words, kind in ERROR_TEXTS.items() if words in text), "other")
@@ -152,6 +172,7 @@ class DeviceFault:
                 self._reason = first_line(error)
             listeners = list(self._listeners)
         if first:
+            _hold_tensors()
             log.critical("the device is lost, and so are all models: %s", self._reason, exc_info=error)
             for listener in listeners:
                 listener()
@@ -169,3 +190,21 @@ class DeviceFault:
         """
         if self._reason:
             raise self.error()
+
+
+def _hold_tensors() -> None:
+    """Keep all tensors on GPUs for ever.
+
+    With the driver's pool of memory, torch's allocator throws when it frees memory on a dead context. It frees in
+    destructors, from which no exception may escape, so the process would be aborted before its jobs are back in the
+    queue.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return
+    for each in gc.get_objects():
+        if issubclass(type(each), torch.Tensor):
+            # A tensor of another library's own kind may not tell where it is.
+            with contextlib.suppress(Exception):
+                if each.is_cuda:
+                    fork.keep_for_ever(each)

@@ -6,7 +6,9 @@ A library may have no code for the GPU's architecture, or need a newer driver. N
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from whisper_api.engine.worker.device_errors import first_line, is_out_of_memory
@@ -19,10 +21,26 @@ SIDE = 16
 def kernel_problem(index: int) -> str | None:
     """The reason why the kernels do not run on a GPU, and what to do; None when they run.
 
+    They run in a thread of their own: CTranslate2's stream belongs to a thread, and stays on the first GPU that the
+    thread uses, so a thread that has tried one GPU fails on the next.
+
     Args:
         index: number of the GPU.
     """
-    return _problem_of("torch", run_torch, index) or _problem_of("CTranslate2", run_ctranslate2, index)
+    found: Future[str | None] = Future()
+
+    def run() -> None:
+        try:
+            problem = _problem_of("torch", run_torch, index) or _problem_of("CTranslate2", run_ctranslate2, index)
+        except BaseException as error:
+            found.set_exception(error)
+        else:
+            found.set_result(problem)
+
+    thread = threading.Thread(target=run, name=f"kernels-cuda:{index}", daemon=True)
+    thread.start()
+    thread.join()
+    return found.result()
 
 
 def _problem_of(library: str, run: Callable[[str], None], index: int) -> str | None:
@@ -75,8 +93,15 @@ def _sentence(library: str, index: int, error: Exception) -> str:
     text = str(error).lower()
     if is_out_of_memory(error):
         return f"the memory of GPU {index} is full: end the other programs that use it"
-    if "driver" in text and ("insufficient" in text or "too old" in text):
+    # A driver compiles the intermediate code (PTX) of its own or of an earlier version of CUDA only.
+    unknown_code = "unsupported toolchain" in text or "cudaerrorunsupportedptxversion" in text
+    if unknown_code or ("driver" in text and ("insufficient" in text or "too old" in text)):
         return f"the NVIDIA driver is too old for {library}: update the driver"
+    if "ptx jit compil" in text:
+        return (
+            f"the NVIDIA driver cannot compile {library}'s code for {_describe(index)} ({first_line(error)}): unset "
+            "CUDA_DISABLE_PTX_JIT, and install the driver's library libnvidia-ptxjitcompiler"
+        )
     if "no kernel image" in text or "cudaerrornokernelimagefordevice" in text:
         if library == "torch":
             advice = (
