@@ -171,6 +171,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Return the memory of a file's models to the system when the file has ended: other processes need it."""
+    if nextitem is None or nextitem.path != item.path:
+        from whisper_api.freed_memory import return_freed_memory
+
+        return_freed_memory()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With ``--dist loadfile``, a process gets one unit after the other."""
