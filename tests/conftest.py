@@ -65,6 +65,9 @@ LONG = (
     "tests/engine/audio/test_decode.py",
     "tests/engine/test_pipeline.py",
     "tests/test_try_clients.py",
+    "tests/client/test_api.py",
+    "tests/engine/align/test_ahead.py",
+    "tests/engine/align/test_align.py",
 )
 
 

@@ -7,7 +7,7 @@ import copy
 import logging
 import time
 from asyncio import Future
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope, Send
