@@ -246,11 +246,20 @@ def ecapa_path(models_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def random_alignment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory ``align`` of a models directory: the model for English in its true shape, with random weights."""
+    """The directory ``align`` of a models directory: the model for English in its true shape, with random weights.
+
+    All processes of a run share it, because it takes 378 MB where temporary files are in memory.
+    """
     from random_models import make_alignment
 
-    root = tmp_path_factory.mktemp("alignment")
-    make_alignment(root)
+    folder = tmp_path_factory.getbasetemp()
+    root = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "alignment"
+    with root.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            made = Path(tempfile.mkdtemp(dir=root.parent))
+            make_alignment(made)
+            made.rename(root)
     return root / "align"
 
 
