@@ -39,13 +39,13 @@ WAIT_SECONDS = 600.0
 
 def main() -> int:
     parser = arguments(__doc__)
-    parser.add_argument("--seconds", type=float, default=120.0, help="of the recording")
+    parser.add_argument("--seconds", type=float, help="of the recording; 120, with --quick 40")
     parser.add_argument("--language", default="en", help="of the recording; auto: it is judged first")
     options = needs.parsed(parser, needs.MODEL)
     report = Report("first_text", options)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        what = recording(folder, 40.0 if options.quick else options.seconds, options.audio)
+        what = recording(folder, options.seconds or (40.0 if options.quick else 120.0), options.audio)
         server = stack.enter_context(served(folder / "server", models_dir(), WHISPER_MODEL=options.model))
         settled(server.url)
         sides = {

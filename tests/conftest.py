@@ -63,6 +63,9 @@ LONG = (
     "tests/engine/audio/test_decode.py",
     "tests/engine/test_pipeline.py",
     "tests/test_try_clients.py",
+    "tests/client/test_api.py",
+    "tests/engine/align/test_ahead.py",
+    "tests/engine/align/test_align.py",
 )
 
 
@@ -163,6 +166,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Return the memory of a file's models to the system when the file has ended: other processes need it."""
+    if nextitem is None or nextitem.path != item.path:
+        from whisper_api.freed_memory import return_freed_memory
+
+        return_freed_memory()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With ``--dist loadfile``, a process gets one unit after the other."""
@@ -222,11 +234,20 @@ def ecapa_path(models_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def random_alignment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory ``align`` of a models directory: the model for English in its true shape, with random weights."""
+    """The directory ``align`` of a models directory: the model for English in its true shape, with random weights.
+
+    All processes of a run share it, because it takes 378 MB where temporary files are in memory.
+    """
     from random_models import make_alignment
 
-    root = tmp_path_factory.mktemp("alignment")
-    make_alignment(root)
+    folder = tmp_path_factory.getbasetemp()
+    root = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "alignment"
+    with root.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            made = Path(tempfile.mkdtemp(dir=root.parent))
+            make_alignment(made)
+            made.rename(root)
     return root / "align"
 
 

@@ -17,12 +17,13 @@ VALUES = {
 # How words stand in a text and in time: functions of the schema's values.
 WORDS = {"time_order", "word_spacing", "speaker_turns"}
 SETTINGS = {"coercion", "config", "permissions"}
-ENGINE = VALUES | WORDS | SETTINGS | {"engine"}
+ENGINE = VALUES | WORDS | SETTINGS | {"engine", "freed_memory"}
 STORE = VALUES | SETTINGS | {"store"}
 JOBS = ENGINE | STORE | {"access", "formats", "jobs", "outbound", "subtitles", "telemetry"}
 # Each part of the package, and which others it may import. A part may always import itself.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "freed_memory": set(),
     "records": {"errors"},
     "options": {"errors", "records"},
     "schema": {"options", "records"},

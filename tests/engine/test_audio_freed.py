@@ -1,4 +1,4 @@
-"""The audio of a job is freed as soon as the job ends in any way, without a run of the garbage collector."""
+"""The audio of a job is freed when the job ends, without the garbage collector; models are freed with their engine."""
 
 from __future__ import annotations
 
@@ -92,3 +92,20 @@ def test_work_beside_a_job_that_failed_keeps_nothing(decoded: list[weakref.ref[A
     assert freed(decoded)
     with pytest.raises(ValueError, match="broken"):
         beside.result()
+
+
+def test_an_engine_that_was_closed_keeps_no_model(
+    models_dir: Path, tiny_en_model_dir: Path, ecapa_path: Path, short_call: Path
+) -> None:
+    with Engine(device="cpu", model="tiny.en", models_dir=models_dir, offline=True) as engine:
+        engine.transcribe(short_call, TranscriptionOptions(language="en", diarize=True))
+        models = [reference(engine, resident.source) for resident in engine.models.resident()]
+        assert len(models) >= 3
+        assert all(model() is not None for model in models)
+    gc.collect()
+    assert freed(models)
+
+
+def reference(engine: Engine, source: Any) -> weakref.ref[Any]:
+    with engine.models.lease(source) as model:
+        return weakref.ref(model)

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "whisper"))
 
-from peers import with_alignment
+from peers import without_alignment
 from test_language_detection import test_detection_gives_the_language_without_a_text  # noqa: F401 - this and the others run here
 from test_pipeline import (  # noqa: F401
     call,
@@ -213,12 +213,14 @@ def test_a_server_runs_its_jobs_on_it(
     models_dir: Path,
     base_model_dir: Path,
     ecapa_path: Path,
+    random_alignment: Path,
     short_call: Path,
     batches: list[list[Row]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    models = with_alignment(tmp_path / "models", models_dir)
+    models = without_alignment(tmp_path / "models", models_dir)
+    (models / "align").symlink_to(random_alignment, target_is_directory=True)
     aligned: list[int] = []
     logits = AlignmentModel.logits
 

@@ -41,6 +41,13 @@ ALIASES = [
 # Not looked at: what is not known is ignored, and a value that is empty was not given, as with the old server; whether
 # there is such a model or a language is no matter of schemas. That a key is asked for is looked at by the test itself.
 LEFT_OUT = ("negative_data_rejection", "positive_data_acceptance", "ignored_auth")
+# Routes whose forms another route reads by the same code: the bounds of most fields are looked at there.
+SAME_FIELDS = {
+    "/transcriptions": "/transcribe",
+    "/v1/audio/translations": "/v1/audio/transcriptions",
+    "/openai/deployments/{deployment}/audio/transcriptions": "/v1/audio/transcriptions",
+}
+LOOKED_AT_AGAIN = {"file", "input_audio", "model", "response_format", "output_format"}
 # Number of random cases, in addition to the fixed cases at the bounds of each value.
 SETTINGS = settings(
     max_examples=10, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
@@ -87,6 +94,13 @@ def strictly() -> dict[str, Any]:
         if path != "/detect-language":
             # The same code reads this field on every route.
             content.pop(URLENCODED_FORM, None)
+    for path, other in SAME_FIELDS.items():
+        contents, others = (document["paths"][each]["post"]["requestBody"]["content"] for each in (path, other))
+        for media_type, content in contents.items():
+            known = others[media_type]["schema"]["properties"]
+            fields = content["schema"]["properties"].items()
+            kept = {name: field for name, field in fields if name in LOOKED_AT_AGAIN or known.get(name) != field}
+            content["schema"] = {**content["schema"], "properties": kept}
     return document
 
 

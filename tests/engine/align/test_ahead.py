@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,10 +21,6 @@ from whisper_api.engine.worker import device
 from whisper_api.errors import OutOfMemory
 from whisper_api.schema import SAMPLE_RATE, Transcript
 
-sys.path.insert(0, str(Path(__file__).parent.parent.parent.parent / "scripts"))
-
-import random_models
-
 Floats = npt.NDArray[np.float32]
 
 LONG = 120.0
@@ -39,11 +34,13 @@ def clip(short_call: Path) -> Floats:
 
 
 @pytest.fixture(scope="module")
-def aligning(models_dir: Path, tiny_en_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def aligning(
+    models_dir: Path, tiny_en_model_dir: Path, random_alignment: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
     """An engine with two lanes and an alignment model of the true shape, both models loaded."""
     root = tmp_path_factory.mktemp("models")
     (root / "whisper").symlink_to(models_dir / "whisper", target_is_directory=True)
-    random_models.make_alignment(root)
+    (root / "align").symlink_to(random_alignment, target_is_directory=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "physical_cores", lambda: 2)
         engine = Engine(device="cpu", model="tiny.en", models_dir=root, offline=True)

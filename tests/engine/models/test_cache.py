@@ -6,6 +6,7 @@ import contextlib
 import random
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +88,42 @@ def test_many_threads_at_once_load_one_copy() -> None:
     assert record.loads == ["a"]
     assert len(seen) == 8
     assert len(set(seen)) == 1
+
+
+class Weights:
+    """A model that can be referenced weakly."""
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    loaded: list[weakref.ref[Weights]] = field(hash=False, compare=False)
+
+    def estimated_bytes(self) -> int:
+        return 100
+
+    def load(self) -> Weights:
+        weights = Weights()
+        self.loaded.append(weakref.ref(weights))
+        return weights
+
+    def unload(self, model: Weights) -> None:
+        pass
+
+
+def test_freed_memory_is_returned_after_a_load_and_when_no_model_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[weakref.ref[Weights]] = []
+    resident: list[bool] = []
+    monkeypatch.setattr(
+        "whisper_api.engine.models.cache.return_freed_memory",
+        lambda: resident.append(any(model() is not None for model in loaded)),
+    )
+    cache = ModelCache()
+    with cache.lease(WeightsSource(loaded)):
+        pass
+    until(lambda: not any(thread.name == "load-model" for thread in threading.enumerate()), "the load has ended")
+    assert resident == [True]
+    assert cache.evict_idle()
+    assert resident == [True, False]
 
 
 def test_a_failed_load_reaches_everybody_and_is_tried_again() -> None:

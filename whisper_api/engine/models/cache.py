@@ -17,6 +17,7 @@ from whisper_api.engine.worker import fork
 from whisper_api.engine.worker.background import DeviceThread
 from whisper_api.engine.worker.device_errors import DeviceFault, clear_frames, kind_of
 from whisper_api.errors import EngineClosed, OutOfMemory
+from whisper_api.freed_memory import return_freed_memory
 
 __all__ = ["ModelCache", "ModelSource", "ResidentModel", "check_load"]
 
@@ -164,7 +165,7 @@ class ModelCache:
             idle = [source for source, entry in self._entries.items() if entry.leases == 0]
             evicted = [self._pop(source) for source in idle]
         self._unload(evicted)
-        return bool(evicted)
+        return bool(idle)
 
     def close(self) -> None:
         """Unload idle models, refuse new leases, and wait for running loads.
@@ -268,6 +269,8 @@ class ModelCache:
             with self._changed:
                 self._loads.discard(entry)
                 self._changed.notify_all()
+            # A load takes up to three times the memory of its model. Jobs use the model meanwhile.
+            return_freed_memory()
 
     def _settle(
         self, source: ModelSource[Any], entry: _Entry, model: Any = None, failure: BaseException | None = None
@@ -373,20 +376,26 @@ def _encoder_of(entry: _Entry) -> str:
 
 
 def _unload(evicted: _Evicted, fault: DeviceFault) -> None:
-    """Unload models. No error is raised: the job whose lease triggered the unloading is not at fault."""
-    for source, entry in evicted:
-        if entry.timer is not None:
-            entry.timer.cancel()
-        if not entry.loading.done() or entry.loading.exception() is not None:
-            continue
-        try:
-            source.unload(entry.loading.result())
-        except Exception as error:
-            log.exception("unloading %s failed", source)
-            if kind_of(error) == "sticky":
-                fault.report(error)
-        else:
-            log.info("unloaded %s", source)
+    """Unload models, and empty the list, so that their memory is free at the end."""
+    while evicted:
+        _unload_one(*evicted.pop(0), fault)
+    return_freed_memory()
+
+
+def _unload_one(source: ModelSource[Any], entry: _Entry, fault: DeviceFault) -> None:
+    """Unload a model. No error is raised: the job whose lease triggered the unloading is not at fault."""
+    if entry.timer is not None:
+        entry.timer.cancel()
+    if not entry.loading.done() or entry.loading.exception() is not None:
+        return
+    try:
+        source.unload(entry.loading.result())
+    except Exception as error:
+        log.exception("unloading %s failed", source)
+        if kind_of(error) == "sticky":
+            fault.report(error)
+    else:
+        log.info("unloaded %s", source)
 
 
 def _keep_models() -> None:

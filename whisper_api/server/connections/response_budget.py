@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import ctypes
 import logging
 import time
 from asyncio import Future
 from collections.abc import Callable, Iterable
-from typing import cast
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope, Send
 
+from whisper_api.freed_memory import malloc_trim
 from whisper_api.logs import Repeats
 from whisper_api.server.connections.limits import Quota
 from whisper_api.server.responses.problems import TOO_MANY_RESPONSES
@@ -55,7 +54,7 @@ class ResponseBudget:
     def __init__(self, total: int, per_address: int) -> None:
         self._quota = Quota(total, per_address)
         self._held: set[BudgetedResponse] = set()
-        self._trim = _malloc_trim()
+        self._trim = malloc_trim()
         self._trimmed = -TRIM_SECONDS
         self._freed = 0
 
@@ -66,9 +65,6 @@ class ResponseBudget:
 
     def return_memory(self, now: float) -> Future[object] | None:
         """Give freed memory back to the system when many bodies have gone. Call this on the event loop, often.
-
-        The C library keeps the memory of freed bodies between small objects that are still in use. It asks the system
-        for a separate block only above a size that it raises to 32 MB by itself.
 
         Args:
             now: by ``time.monotonic``.
@@ -126,14 +122,6 @@ class ResponseBudget:
                 return
             log.info("a response was cut off to make room for others", extra={"client": response.network})
             response.end()
-
-
-def _malloc_trim() -> Callable[[int], object] | None:
-    """The function of the GNU C library that returns freed memory to the system; None elsewhere."""
-    try:
-        return cast(Callable[[int], object], ctypes.CDLL(None).malloc_trim)
-    except (AttributeError, TypeError, OSError):
-        return None
 
 
 class BudgetedResponse:
