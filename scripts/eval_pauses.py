@@ -14,22 +14,23 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from eval_invented import SOUNDS, made
 from measuring import needs
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from whisper_api.engine.audio.decode import decode
+from whisper_api.engine.options import resolve
 from whisper_api.engine.silero import SILERO_FRAME, silero_probabilities
-from whisper_api.engine.vad import SpeechFrames, VadSettings, speech_spans, windows
-from whisper_api.schema import SAMPLE_RATE
+from whisper_api.engine.vad import SpeechFrames, speech_spans, windows
+from whisper_api.schema import SAMPLE_RATE, TranscriptionOptions
 
 # As the options have them by default. The spans are compared without padding, which would hide lost frames.
-SETTINGS = VadSettings(onset=0.5, offset=0.35, min_silence=0.3, padding=0.3)
-UNPADDED = replace(SETTINGS, padding=0.0)
+SETTINGS = resolve(TranscriptionOptions(), model="base", language="auto")
+UNPADDED = replace(SETTINGS, vad_padding=0.0)
 # Shares of less speech say nothing.
 LEAST_SECONDS = 2.0
 SHOWN = 3
