@@ -43,6 +43,7 @@ RUNS: dict[str, list[str]] = {
     "eval_speakers.py": ["--only", "two-short", "two-telephone", "--seconds", "12"],
     "eval_invented.py": ["--model=tiny.en", "--vad=none", "--language=en", "--sound=hum", "--seconds=2", "--no-peer"],
     "eval_languages.py": ["{folder}", "--model", "tiny.en"],
+    "eval_pauses.py": ["{folder}", "--minutes", "0", "0.05", "--noise", "pink"],
     "eval_vocabulary.py": ["{folder}", "--model", "tiny.en", "--distractors", "20"],
     "load_server.py": [
         "--seconds=1",
