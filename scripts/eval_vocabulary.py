@@ -27,8 +27,8 @@ from typing import Any
 from measuring import needs
 
 from whisper_api import Engine, TranscriptionOptions
+from whisper_api.engine.whisper.prompt import has_term
 from whisper_api.engine.whisper.resemblance import plain_words
-from whisper_api.engine.whisper.vocabulary import has_term
 
 SENTENCES = (
     "Please send the report to {} before the meeting on Friday.",

@@ -12,7 +12,7 @@ import pytest
 
 from whisper_api.engine.align.models import AlignmentModel, AlignmentSource
 from whisper_api.engine.whisper.ctranslate2 import Ct2Whisper
-from whisper_api.engine.whisper.source import WhisperSource
+from whisper_api.engine.whisper.settings import WhisperSource
 from whisper_api.engine.worker.device import Device
 
 
@@ -106,7 +106,7 @@ def pretend_gpus(monkeypatch: pytest.MonkeyPatch, compute_types: tuple[str, ...]
         monkeypatch.setattr(f"whisper_api.engine.{module}.has_bfloat16", lambda device: True)
     align_in_float32(monkeypatch)
     # The sweep decodes noise to the token limit, which takes a CPU minutes at the larger sizes.
-    monkeypatch.setattr("whisper_api.engine.whisper.sweep.SIZES", (1,))
+    monkeypatch.setattr("whisper_api.engine.whisper.settings.SIZES", (1,))
     # What an engine on a GPU remembers of its process would forbid the forks of other tests.
     monkeypatch.setattr("whisper_api.engine.worker.fork._user", None)
     run_on_ctranslate2(monkeypatch)

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import pytest
@@ -34,7 +34,7 @@ from whisper_api.cli.main import COMMANDS, main
 from whisper_api.config import settings
 from whisper_api.engine.audio.device_copies import COPY_BYTES
 from whisper_api.engine.diarize.open_models import CAMPPLUS
-from whisper_api.engine.worker.batch_size import SIZES
+from whisper_api.engine.whisper.settings import SIZES
 from whisper_api.jobs.webhook_sender import DELAYS
 from whisper_api.key_values import DEFAULT_GRACE_SECONDS, MAX_GRACE_SECONDS
 from whisper_api.testing import FakeExecutor
@@ -119,10 +119,9 @@ def _docstrings() -> Iterator[tuple[str, str]]:
         yield name, inspect.getdoc(value) or ""
         # With inherited members: the methods of the clients come from several classes.
         for member in dir(value) if inspect.isclass(value) else ():
-            function = inspect.getattr_static(value, member)
-            inner = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
-            if not member.startswith("_") and isinstance(inner, (FunctionType, property)):
-                yield f"{name}.{member}", inspect.getdoc(inner) or ""
+            function = getattr(value, member)
+            if not member.startswith("_") and isinstance(function, (FunctionType, MethodType, property)):
+                yield f"{name}.{member}", inspect.getdoc(function) or ""
 
 
 def _help() -> str:
@@ -702,7 +701,7 @@ PROMISES = (
         ("test_a_process_that_is_killed_loses_few_requests_and_no_job",),
     ),
     Promise(
-        r"docstring Client\.usage",
+        r"docstring (Client|AsyncClient)\.usage",
         r"at most (\d+) days before",
         lambda: (constant("jobs", "MAX_DAYS") - 1,),
         ("test_days_are_checked",),

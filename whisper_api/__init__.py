@@ -15,177 +15,49 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+# For type checkers, which take a name for public that is imported as itself. At run time, __getattr__ finds the names.
 if TYPE_CHECKING:
-    from whisper_api.audit_records import AuditRecord
-    from whisper_api.client import DEFAULT_URL, AsyncClient, Client
-    from whisper_api.config import Config
-    from whisper_api.engine.engine import Engine
-    from whisper_api.errors import (
-        AccessError,
-        AudioTooLong,
-        Busy,
-        CallerLimit,
-        Canceled,
-        ConfigError,
-        DeliveryNotFound,
-        DeviceError,
-        DeviceLost,
-        DeviceUnavailable,
-        Draining,
-        EngineClosed,
-        EngineLost,
-        ExtraMissing,
-        ForkedProcess,
-        IdempotencyConflict,
-        InvalidAudio,
-        InvalidInput,
-        InvalidOption,
-        InvalidWebhook,
-        JobCanceled,
-        JobError,
-        JobFailed,
-        JobIsProcessing,
-        JobNotFinished,
-        JobNotFound,
-        KeyExpired,
-        KeyNotFound,
-        LastAdminKey,
-        ModelCorrupt,
-        ModelError,
-        ModelUnavailable,
-        OutOfMemory,
-        QueueFull,
-        QuotaExceeded,
-        RateLimited,
-        RequestError,
-        ResultGone,
-        ScopeMissing,
-        SpeakerError,
-        SpeakerExists,
-        SpeakerLimit,
-        SpeakerNotFound,
-        StorageError,
-        StorageFull,
-        StorageLocked,
-        UnknownModel,
-        UploadMissing,
-        VocabularyNotFound,
-        WebhookError,
-        WebhookNotFound,
-        WhisperApiError,
-    )
-    from whisper_api.formats import RenderOptions, document, render, rendered
-    from whisper_api.job_values import JobResult, JobStatus, Vocabulary
-    from whisper_api.key_values import AccessKey, KeyChange, KeyWithSecret, NewKey
-    from whisper_api.schema import (
-        PartialSegments,
-        Progress,
-        Redaction,
-        Segment,
-        Transcript,
-        TranscriptionOptions,
-        Turn,
-        Word,
-    )
-    from whisper_api.server.app import create_app
-    from whisper_api.server.run import Server
-    from whisper_api.usage_records import Usage
-    from whisper_api.voices import Speaker, VoiceEmbedding
-    from whisper_api.webhooks import WebhookDelivery, WebhookEndpoint, WebhookEvent, WebhookSecret, verify_webhook
+    from whisper_api.audit_records import AuditRecord as AuditRecord
+    from whisper_api.client import DEFAULT_URL as DEFAULT_URL
+    from whisper_api.client import AsyncClient as AsyncClient
+    from whisper_api.client import Client as Client
+    from whisper_api.config import Config as Config
+    from whisper_api.engine.engine import Engine as Engine
+    from whisper_api.errors import *  # noqa: F403
+    from whisper_api.formats import RenderOptions as RenderOptions
+    from whisper_api.formats import document as document
+    from whisper_api.formats import render as render
+    from whisper_api.formats import rendered as rendered
+    from whisper_api.job_values import JobResult as JobResult
+    from whisper_api.job_values import JobStatus as JobStatus
+    from whisper_api.job_values import Vocabulary as Vocabulary
+    from whisper_api.key_values import AccessKey as AccessKey
+    from whisper_api.key_values import KeyChange as KeyChange
+    from whisper_api.key_values import KeyWithSecret as KeyWithSecret
+    from whisper_api.key_values import NewKey as NewKey
+    from whisper_api.schema import PartialSegments as PartialSegments
+    from whisper_api.schema import Progress as Progress
+    from whisper_api.schema import Redaction as Redaction
+    from whisper_api.schema import Segment as Segment
+    from whisper_api.schema import Transcript as Transcript
+    from whisper_api.schema import TranscriptionOptions as TranscriptionOptions
+    from whisper_api.schema import Turn as Turn
+    from whisper_api.schema import Word as Word
+    from whisper_api.server.app import create_app as create_app
+    from whisper_api.server.run import Server as Server
+    from whisper_api.usage_records import Usage as Usage
+    from whisper_api.voices import Speaker as Speaker
+    from whisper_api.voices import VoiceEmbedding as VoiceEmbedding
+    from whisper_api.webhooks import WebhookDelivery as WebhookDelivery
+    from whisper_api.webhooks import WebhookEndpoint as WebhookEndpoint
+    from whisper_api.webhooks import WebhookEvent as WebhookEvent
+    from whisper_api.webhooks import WebhookSecret as WebhookSecret
+    from whisper_api.webhooks import verify_webhook as verify_webhook
 
+    __all__: list[str]
     __version__: str
 
-__all__ = [
-    "DEFAULT_URL",
-    "AccessError",
-    "AccessKey",
-    "AsyncClient",
-    "AudioTooLong",
-    "AuditRecord",
-    "Busy",
-    "CallerLimit",
-    "Canceled",
-    "Client",
-    "Config",
-    "ConfigError",
-    "DeliveryNotFound",
-    "DeviceError",
-    "DeviceLost",
-    "DeviceUnavailable",
-    "Draining",
-    "Engine",
-    "EngineClosed",
-    "EngineLost",
-    "ExtraMissing",
-    "ForkedProcess",
-    "IdempotencyConflict",
-    "InvalidAudio",
-    "InvalidInput",
-    "InvalidOption",
-    "InvalidWebhook",
-    "JobCanceled",
-    "JobError",
-    "JobFailed",
-    "JobIsProcessing",
-    "JobNotFinished",
-    "JobNotFound",
-    "JobResult",
-    "JobStatus",
-    "KeyChange",
-    "KeyExpired",
-    "KeyNotFound",
-    "KeyWithSecret",
-    "LastAdminKey",
-    "ModelCorrupt",
-    "ModelError",
-    "ModelUnavailable",
-    "NewKey",
-    "OutOfMemory",
-    "PartialSegments",
-    "Progress",
-    "QueueFull",
-    "QuotaExceeded",
-    "RateLimited",
-    "Redaction",
-    "RenderOptions",
-    "RequestError",
-    "ResultGone",
-    "ScopeMissing",
-    "Segment",
-    "Server",
-    "Speaker",
-    "SpeakerError",
-    "SpeakerExists",
-    "SpeakerLimit",
-    "SpeakerNotFound",
-    "StorageError",
-    "StorageFull",
-    "StorageLocked",
-    "Transcript",
-    "TranscriptionOptions",
-    "Turn",
-    "UnknownModel",
-    "UploadMissing",
-    "Usage",
-    "Vocabulary",
-    "VocabularyNotFound",
-    "VoiceEmbedding",
-    "WebhookDelivery",
-    "WebhookEndpoint",
-    "WebhookError",
-    "WebhookEvent",
-    "WebhookNotFound",
-    "WebhookSecret",
-    "WhisperApiError",
-    "Word",
-    "__version__",
-    "create_app",
-    "document",
-    "render",
-    "rendered",
-    "verify_webhook",
-]
-
+# The modules of the names that are no errors.
 _HOMES = {
     "NewKey": "whisper_api.key_values",
     "KeyWithSecret": "whisper_api.key_values",
@@ -226,6 +98,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
     value: Any
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
@@ -234,9 +108,9 @@ def __getattr__(name: str) -> Any:
             value = version("whisper-api")
         except PackageNotFoundError:
             value = "0+source"
-    elif name in __all__:
-        from importlib import import_module
-
+    elif name == "__all__":
+        value = sorted(["__version__", *_HOMES, *import_module("whisper_api.errors").__all__])
+    elif name in _HOMES or name in import_module("whisper_api.errors").__all__:
         value = getattr(import_module(_HOMES.get(name, "whisper_api.errors")), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -245,4 +119,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -9,7 +9,7 @@ import msgspec
 
 from whisper_api.records import Row
 
-__all__ = ["ACTIONS", "ALL_RECORDS", "DURABLE", "Action", "Actor", "AuditFilter", "AuditRecord"]
+__all__ = ["ACTIONS", "ALL_RECORDS", "DURABLE", "Action", "Actor", "AuditFilter", "AuditPage", "AuditRecord"]
 
 Action = Literal[
     "job.submit",
@@ -84,6 +84,18 @@ class AuditRecord(Row, frozen=True, kw_only=True):
     status: int | None = None
     error: str | None = None
     count: int = 1
+
+
+class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the audit trail.
+
+    Attributes:
+        records: the entries, newest first.
+        next: the cursor ``after`` for the next page; None on the last page.
+    """
+
+    records: tuple[AuditRecord, ...]
+    next: str | None
 
 
 class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,61 +63,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = [
-    "AccessError",
-    "AudioTooLong",
-    "Busy",
-    "CallerLimit",
-    "Canceled",
-    "ConfigError",
-    "DeliveryNotFound",
-    "DeviceError",
-    "DeviceLost",
-    "DeviceUnavailable",
-    "Draining",
-    "EngineClosed",
-    "EngineLost",
-    "ExtraMissing",
-    "ForkedProcess",
-    "IdempotencyConflict",
-    "InvalidAudio",
-    "InvalidInput",
-    "InvalidOption",
-    "InvalidWebhook",
-    "JobCanceled",
-    "JobError",
-    "JobFailed",
-    "JobIsProcessing",
-    "JobNotFinished",
-    "JobNotFound",
-    "KeyExpired",
-    "KeyNotFound",
-    "LastAdminKey",
-    "ModelCorrupt",
-    "ModelError",
-    "ModelUnavailable",
-    "OutOfMemory",
-    "QueueFull",
-    "QuotaExceeded",
-    "RateLimited",
-    "RequestError",
-    "ResultGone",
-    "ScopeMissing",
-    "SpeakerError",
-    "SpeakerExists",
-    "SpeakerLimit",
-    "SpeakerNotFound",
-    "StorageError",
-    "StorageFull",
-    "StorageLocked",
-    "UnknownModel",
-    "UploadMissing",
-    "VocabularyNotFound",
-    "WebhookError",
-    "WebhookNotFound",
-    "WhisperApiError",
-]
-
 
 class Portable(Exception):
     """An exception that can be pickled and copied whatever its constructor takes.
@@ -415,3 +360,46 @@ class RequestError(WhisperApiError):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+# How the REST API answers: the HTTP status and the word for programs, by the class of the error or its nearest base.
+RULES: dict[type[WhisperApiError], tuple[int, str]] = {
+    InvalidAudio: (415, "invalid_audio"),
+    AudioTooLong: (413, "audio_too_long"),
+    InvalidOption: (400, "invalid_field"),
+    InvalidInput: (400, "invalid_input"),
+    ModelError: (422, "model_unavailable"),
+    UnknownModel: (422, "unknown_model"),
+    DeviceError: (422, "device_unavailable"),
+    ExtraMissing: (422, "extra_missing"),
+    JobNotFound: (404, "job_not_found"),
+    JobNotFinished: (409, "job_not_finished"),
+    JobIsProcessing: (409, "job_processing"),
+    JobFailed: (409, "job_failed"),
+    JobCanceled: (409, "job_canceled"),
+    ResultGone: (410, "result_gone"),
+    KeyNotFound: (404, "key_not_found"),
+    KeyExpired: (401, "key_expired"),
+    ScopeMissing: (403, "forbidden_scope"),
+    LastAdminKey: (409, "last_admin_key"),
+    VocabularyNotFound: (404, "vocabulary_not_found"),
+    WebhookNotFound: (404, "webhook_not_found"),
+    DeliveryNotFound: (404, "delivery_not_found"),
+    IdempotencyConflict: (422, "idempotency_conflict"),
+    SpeakerNotFound: (404, "speaker_not_found"),
+    SpeakerExists: (409, "speaker_exists"),
+    SpeakerLimit: (409, "speaker_limit"),
+    QueueFull: (503, "queue_full"),
+    Draining: (503, "draining"),
+    CallerLimit: (429, "caller_limit"),
+    RateLimited: (429, "rate_limit_exceeded"),
+    QuotaExceeded: (429, "quota_exceeded"),
+    StorageError: (503, "storage_unavailable"),
+    StorageFull: (503, "storage_full"),
+    StorageLocked: (503, "storage_locked"),
+    EngineClosed: (503, "draining"),
+}
+
+__all__ = sorted(
+    name for name, value in globals().copy().items() if isinstance(value, type) and issubclass(value, WhisperApiError)
+)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from whisper_api.records import Record, Row
+from whisper_api.records import Record, Row, made_of
 from whisper_api.schema import Redaction, Segment, Stage, TokenLogprob, Transcript, Turn
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "JobCompletedEvent",
     "JobEvent",
     "JobFailedEvent",
+    "JobPage",
     "JobProgressEvent",
     "JobQueuedEvent",
     "JobResult",
@@ -80,6 +81,18 @@ class JobStatus(Record, frozen=True, kw_only=True, omit_defaults=True):
     result_gone: bool = False
     # omit_defaults omits no default of a factory function, so every record has this member.
     warnings: tuple[str, ...] = msgspec.field(default_factory=_none_yet)
+
+
+class JobPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of jobs.
+
+    Attributes:
+        jobs: the jobs, newest first.
+        next: the cursor ``after`` for the next page; None on the last page.
+    """
+
+    jobs: tuple[JobStatus, ...]
+    next: str | None
 
 
 class ResultWord(Row, frozen=True, kw_only=True):
@@ -276,15 +289,12 @@ def job_result(
         warnings: warnings of the submission; they precede the transcript's warnings.
         metadata: the client's metadata.
     """
-    return JobResult(
+    return made_of(
+        transcript,
+        JobResult,
         text=text,
-        language=transcript.language,
         segments=tuple(result_segment(segment) for segment in transcript.segments),
-        language_probability=transcript.language_probability,
-        duration=transcript.duration,
-        model=transcript.model,
         warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
-        speakers=transcript.speakers,
         speaker_embeddings=_or_unset(transcript.speaker_embeddings),
         speaker_scores=_or_unset(transcript.speaker_scores),
         turns=transcript.turns if transcript.turns or transcript.options.task == "diarize" else msgspec.UNSET,

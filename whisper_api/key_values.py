@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from whisper_api.records import Record
 
-__all__ = ["AccessKey", "KeyChange", "KeyState", "KeyWithSecret", "NewKey", "Role", "Rotation", "Scope"]
+__all__ = ["AccessKey", "KeyChange", "KeyList", "KeyState", "KeyWithSecret", "NewKey", "Role", "Rotation", "Scope"]
 
 Role = Literal["user", "admin", "metrics", "operator"]
 Scope = Literal["transcribe", "read", "correct", "delete", "speakers", "vocabularies", "webhooks", "admin"]
@@ -56,6 +56,16 @@ class AccessKey(Record, frozen=True, kw_only=True):
     scopes: tuple[Scope, ...] = ()
     rate: str | None = None
     quota: str | None = None
+
+
+class KeyList(msgspec.Struct, frozen=True, kw_only=True):
+    """All keys.
+
+    Attributes:
+        keys: the oldest first, also those that have expired or were revoked.
+    """
+
+    keys: tuple[AccessKey, ...]
 
 
 class KeyWithSecret(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime, timezone
 from typing import Any, ClassVar, TypeVar
 
@@ -9,9 +10,10 @@ import msgspec
 
 from whisper_api.errors import InvalidInput
 
-__all__ = ["Record", "Row", "rfc3339", "rfc3339_or_none"]
+__all__ = ["Record", "Row", "made_of", "rfc3339", "rfc3339_or_none"]
 
 R = TypeVar("R", bound="Record")
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -88,6 +90,25 @@ class Row(Record, frozen=True):
 
     __dataclass_fields__: ClassVar[dict[str, Any]] = _DataclassMember()  # type: ignore[assignment]
     __dataclass_params__: ClassVar[Any] = _DataclassMember()
+
+
+def made_of(source: msgspec.Struct, kind: type[S], **others: Any) -> S:
+    """A Struct that takes the fields of the same names from another Struct.
+
+    Args:
+        source: the other Struct; fields that it does not have take their default.
+        kind: class of the Struct.
+        others: the values of fields that are not those of the source.
+    """
+    for name in _shared(type(source), kind):
+        if name not in others:
+            others[name] = getattr(source, name)
+    return kind(**others)
+
+
+@functools.cache
+def _shared(source: type, kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(name for name in kind.__struct_fields__ if hasattr(source, name))
 
 
 def rfc3339(seconds: float) -> str:

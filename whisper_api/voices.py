@@ -16,7 +16,7 @@ from whisper_api.errors import InvalidInput, InvalidOption
 from whisper_api.records import Record
 from whisper_api.schema import SPEAKER_LABEL
 
-__all__ = ["Speaker", "VoiceEmbedding", "VoiceSample", "checked_name"]
+__all__ = ["Speaker", "SpeakerList", "VoiceEmbedding", "VoiceSample", "checked_name"]
 
 MAX_NAME_CHARACTERS = 255
 
@@ -136,6 +136,16 @@ class Speaker(Record, frozen=True, kw_only=True):
     created_at: str
     updated_at: str
     warnings: tuple[str, ...] = ()
+
+
+class SpeakerList(msgspec.Struct, frozen=True, kw_only=True):
+    """The known speakers of a caller.
+
+    Attributes:
+        speakers: the oldest first.
+    """
+
+    speakers: tuple[Speaker, ...]
 
 
 def checked_name(field: str, name: str) -> str:

@@ -27,7 +27,9 @@ __all__ = [
     "EVENTS",
     "TEST_EVENT",
     "TOLERANCE_SECONDS",
+    "DeliveryPage",
     "DeliveryState",
+    "EndpointList",
     "WebhookData",
     "WebhookDelivery",
     "WebhookEndpoint",
@@ -114,6 +116,16 @@ class WebhookEndpoint(Record, frozen=True, kw_only=True):
     updated_at: str
 
 
+class EndpointList(msgspec.Struct, frozen=True, kw_only=True):
+    """The endpoints of a caller.
+
+    Attributes:
+        webhooks: the oldest first.
+    """
+
+    webhooks: tuple[WebhookEndpoint, ...]
+
+
 class WebhookSecret(Record, frozen=True, kw_only=True):
     """The secret that signs deliveries.
 
@@ -158,6 +170,18 @@ class WebhookDelivery(Record, frozen=True, kw_only=True):
     last_attempt_at: str | None
     next_attempt_at: str | None
     ended_at: str | None
+
+
+class DeliveryPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of deliveries.
+
+    Attributes:
+        deliveries: the newest first.
+        next: the cursor ``after`` for the next page; None on the last page.
+    """
+
+    deliveries: tuple[WebhookDelivery, ...]
+    next: str | None
 
 
 def new_secret() -> str:

@@ -33,7 +33,7 @@ def row_bytes(conditions: Conditions, findings: Findings) -> None:
 
 
 def _row_bytes(conditions: Conditions, findings: Findings, name: str, encoder: str, beam: int) -> None:
-    from whisper_api.engine.whisper.sweep import Ct2Probe
+    from whisper_api.engine.whisper.settings import Ct2Probe
     from whisper_api.engine.worker.device import release_cached_memory
 
     memory, peaks = Memory(conditions), {}
@@ -92,7 +92,7 @@ def out_of_memory(conditions: Conditions, findings: Findings) -> None:
     """Batches for which there is no room: nothing is lost, and the size that fits is learned and then raised again."""
     from whisper_api.engine.whisper.batch_memory import torch_workspace_bytes
     from whisper_api.engine.whisper.model import DecodeSettings, Row
-    from whisper_api.engine.worker.batch_size import GOOD_BATCHES
+    from whisper_api.engine.worker.batch_runner import GOOD_BATCHES
     from whisper_api.engine.worker.worker import GpuWorker
 
     rows, room = conditions.size(ROWS, 4), conditions.size(ROOM, 2)

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from whisper_api.access.limit_values import MAX_REQUESTS, Quota, Rate, parse_quota, parse_rate
-from whisper_api.access.ratelimit_fields import quota_policy, rate_policy
+from whisper_api.access.limit_values import (
+    MAX_REQUESTS,
+    Quota,
+    Rate,
+    parse_quota,
+    parse_rate,
+    quota_policy,
+    rate_policy,
+)
 from whisper_api.errors import InvalidOption
 
 

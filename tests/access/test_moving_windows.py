@@ -5,9 +5,8 @@ from __future__ import annotations
 import hypothesis
 from hypothesis import strategies as st
 
-from whisper_api.access import moving_windows
 from whisper_api.access.limit_values import Rate
-from whisper_api.access.moving_windows import MovingWindows
+from whisper_api.access.request_limits import MOST_NAMES, MovingWindows
 
 
 class Clock:
@@ -75,6 +74,6 @@ def test_the_memory_of_names_has_a_bound_and_forgets_no_full_window_before_it() 
         assert windows.hit(f"stranger {number}", rates) == 0
     assert len(windows) <= 2 * 1000
     assert all(windows.hit(f"stranger {number}", rates) > 0 for number in range(4002, 5000))
-    for number in range(moving_windows.MOST_NAMES + 100):
+    for number in range(MOST_NAMES + 100):
         windows.hit(f"other {number}", rates)
-    assert len(windows) <= moving_windows.MOST_NAMES
+    assert len(windows) <= MOST_NAMES

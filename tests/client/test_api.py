@@ -23,9 +23,9 @@ from rest_server import TEXT, Hold, Lose, Refuse, Request, Reset, Rest, serving
 from client.blocking import MakeClient
 from whisper_api import Client, TranscriptionOptions, errors
 from whisper_api.client import async_transport, responses, transport
+from whisper_api.errors import RULES
 from whisper_api.job_values import Correction, Corrections, JobStatus
 from whisper_api.schema import RenderOptions
-from whisper_api.server.responses.problems import RULES
 
 AUDIO = bytes(range(256)) * 4096  # a megabyte that is not the same everywhere
 

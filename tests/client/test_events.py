@@ -11,7 +11,7 @@ import pytest
 from rest_server import Lose, Refuse, Rest
 
 from whisper_api import Client, errors
-from whisper_api.client import api, async_api, calls
+from whisper_api.client import api, async_api, jobs
 from whisper_api.client import events as client_events
 from whisper_api.job_values import (
     JobCompletedEvent,
@@ -100,7 +100,7 @@ def test_errors_of_the_server_are_raised(client: Client, rest: Rest) -> None:
 def test_a_server_that_stays_away_is_not_waited_for_for_ever(
     client: Client, rest: Rest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "RESTART_SECONDS", 0.2)
+    monkeypatch.setattr(jobs, "RESTART_SECONDS", 0.2)
     job_id = streams(client, rest, frame(1, PROGRESS))
     rest.faults["GET"] = [Lose(len(frame(1, PROGRESS))), *[Lose()] * 100]
     events = client.events(job_id)
@@ -140,7 +140,7 @@ def test_time_that_the_caller_takes_does_not_count_as_absence_of_the_server(
     rest.faults["GET"] = [Lose(len(frame(1, PROGRESS))), Refuse(503, "draining", "it stops", retry_after="0")]
     events = client.events(job_id)
     assert next(events) == PROGRESS
-    clock.now += 10 * calls.RESTART_SECONDS
+    clock.now += 10 * jobs.RESTART_SECONDS
     assert list(events) == [COMPLETED]
 
 
@@ -148,7 +148,7 @@ def test_streams_without_an_event_are_not_asked_for_for_ever(client: Client, res
     job_id = streams(client, rest, frame(1, PROGRESS), *["retry: 1\n"] * 1_000_000)
     with pytest.raises(errors.RequestError, match="ends again and again"):
         list(client.events(job_id))
-    assert clock.now >= calls.RESTART_SECONDS
+    assert clock.now >= jobs.RESTART_SECONDS
 
 
 def test_another_server_is_not_asked_again(client: Client, rest: Rest) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_api.cluster.actor import EngineActor, EngineStatus, identity, together
-from whisper_api.cluster.engine import difference
 from whisper_api.cluster.messages import DONE, PARTIAL, PROGRESS, Message
+from whisper_api.cluster.placement import difference
 
 OWN = identity()
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_api.cluster.fleet import Node, parse_resources, posts
-from whisper_api.cluster.placement import LOAD_SECONDS, Load, Seat, choose
+from whisper_api.cluster.placement import LOAD_SECONDS, Load, Node, Seat, choose, parse_resources, posts
 
 
 def seat(name: str, *lengths: float, capacity: int = 2, **values: object) -> Seat:

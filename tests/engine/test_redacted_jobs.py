@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from whisper_api import Engine, ExtraMissing, InvalidOption, TranscriptionOptions
-from whisper_api.engine.redaction import extra
+from whisper_api.engine.redaction import segments
 from whisper_api.formats import FORMATS, render
 from whisper_api.schema import PartialSegments
 
@@ -70,6 +70,6 @@ def test_redaction_without_its_libraries_is_refused_by_name(
     engine: Engine, short_call: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(extra, "find_spec", lambda name: None if name == "faker" else find_spec(name))
+    monkeypatch.setattr(segments, "find_spec", lambda name: None if name == "faker" else find_spec(name))
     with pytest.raises(ExtraMissing, match=r"faker.*pip install 'whisper-api\[redact\]'"):
         engine.transcribe(short_call, TranscriptionOptions(redact="names"))

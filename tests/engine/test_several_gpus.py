@@ -14,7 +14,7 @@ from pretended_gpu import Scopes, pretend_gpus
 from whisper_api import Engine, OutOfMemory, TranscriptionOptions
 from whisper_api.engine.diarize.segmentation import CheckpointSource, SegmentWindows
 from whisper_api.engine.whisper.ctranslate2 import Ct2Decode
-from whisper_api.engine.whisper.source import WhisperSource
+from whisper_api.engine.whisper.settings import WhisperSource
 
 pytestmark = pytest.mark.models
 
@@ -96,7 +96,7 @@ def test_the_batch_size_of_each_gpu_is_measured_before_other_models_are_loaded(
         resident.append([type(model.source).__name__ for model in runtimes[index].models.resident()])
         return (7, 11)[index]
 
-    monkeypatch.setattr("whisper_api.engine.whisper.sweep.measure_batch_size", measure)
+    monkeypatch.setattr("whisper_api.engine.whisper.settings.measure_batch_size", measure)
     engine.preload_rest(OPTIONS)
     assert resident == [["WhisperSource"], ["WhisperSource"]]
     assert [engine.whisper.batching(runtime.device).max_items for runtime in runtimes] == [7, 11]
@@ -127,6 +127,6 @@ def test_a_gpu_that_is_too_small_for_the_model_gets_no_jobs(
         engine.preload(OPTIONS)
     (left,) = pool.usable
     assert left.device.index not in small or len(small) == 2
-    with pool.assign(0.0) as first, pool.assign(0.0) as second:
+    with pool.assign() as first, pool.assign() as second:
         assert first is second is left
     assert sum("gets no jobs" in record.getMessage() for record in caplog.records) == 1

@@ -16,14 +16,21 @@ import whisper_api.engine.silero as silero_module
 from whisper_api import Engine
 from whisper_api.engine import vad
 from whisper_api.engine.context import JobContext
-from whisper_api.engine.options import resolve
-from whisper_api.engine.vad import Span, SpeechFrames, VadSettings, speech_spans, windows
+from whisper_api.engine.options import ResolvedOptions, resolve
+from whisper_api.engine.vad import Span, SpeechFrames, speech_spans, windows
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.schema import TranscriptionOptions
 
 RATE = 16_000
 STEP = 512
-SETTINGS = VadSettings(onset=0.5, offset=0.35, min_silence=0.3, padding=0.3)
+
+
+def vad_options(min_silence: float, padding: float) -> ResolvedOptions:
+    options = TranscriptionOptions(vad_onset=0.5, vad_offset=0.35, vad_min_silence=min_silence, vad_padding=padding)
+    return resolve(options, model="base", language="en")
+
+
+SETTINGS = vad_options(min_silence=0.3, padding=0.3)
 
 probabilities = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=400).map(lambda p: np.array(p, np.float32))
 
@@ -32,7 +39,7 @@ probabilities = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=400).ma
 def test_spans_are_in_order_and_hold_every_loud_frame(
     frames: np.ndarray[Any, np.dtype[np.float32]], silence: float, padding: float
 ) -> None:
-    settings = VadSettings(onset=0.5, offset=0.35, min_silence=silence, padding=padding)
+    settings = vad_options(min_silence=silence, padding=padding)
     samples = len(frames) * STEP - 100
     found = speech_spans(SpeechFrames(frames, STEP), settings, samples)
     assert all(0 <= span.start < span.end <= samples for span in found)
@@ -40,7 +47,7 @@ def test_spans_are_in_order_and_hold_every_loud_frame(
     covered = np.zeros(samples, bool)
     for span in found:
         covered[span.start : span.end] = True
-    loud = frames >= settings.onset
+    loud = frames >= settings.vad_onset
     # One loud frame (32 ms) alone is noise; two are speech.
     for frame in np.flatnonzero(loud[:-1] & loud[1:]):
         assert covered[frame * STEP : (frame + 2) * STEP].all()
@@ -51,7 +58,7 @@ def test_hysteresis_keeps_quiet_speech_after_its_onset_and_ignores_it_before() -
     frames[50:60] = 0.4  # never above the onset
     frames[100:110] = 0.9
     frames[110:130] = 0.4  # still above the offset
-    settings = VadSettings(onset=0.5, offset=0.35, min_silence=0.3, padding=0.0)
+    settings = vad_options(min_silence=0.3, padding=0.0)
     assert speech_spans(SpeechFrames(frames, STEP), settings, 200 * STEP) == [Span(100 * STEP, 130 * STEP)]
 
 
@@ -59,7 +66,7 @@ def test_a_short_pause_does_not_end_speech_and_a_long_one_does() -> None:
     frames = np.ones(200, np.float32)
     frames[50:55] = 0.0  # 0.16 s
     frames[120:140] = 0.0  # 0.64 s
-    settings = VadSettings(onset=0.5, offset=0.35, min_silence=0.3, padding=0.0)
+    settings = vad_options(min_silence=0.3, padding=0.0)
     assert speech_spans(SpeechFrames(frames, STEP), settings, 200 * STEP) == [
         Span(0, 120 * STEP),
         Span(140 * STEP, 200 * STEP),

@@ -21,7 +21,7 @@ from store.test_jobs import TRANSCRIPT, new_job
 from whisper_api.errors import StorageFull
 from whisper_api.jobs import webhook_requests, webhook_sender
 from whisper_api.jobs.retention import Retention
-from whisper_api.jobs.webhook_bodies import Bodies
+from whisper_api.jobs.webhook_requests import Bodies
 from whisper_api.jobs.webhook_sender import DELAYS, JITTER, LONGEST_RETRY_AFTER, WebhookSender, pause_after
 from whisper_api.jobs.webhooks import EndpointChange, Webhooks
 from whisper_api.outbound.connecting import ConnectRules
@@ -520,7 +520,7 @@ def test_a_fault_of_the_server_counts_as_an_attempt(
     def fail(*ignored: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("whisper_api.jobs.webhook_bodies.rendered", fail)
+    monkeypatch.setattr("whisper_api.jobs.webhook_requests.rendered", fail)
     sending.end_job("one", webhook_url=receiving.url(), webhook_include_result=True)
     delivery = sending.tried(1)
     assert "its log has the reason" in (delivery.last_error or "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from whisper_api.server.openapi.docstrings import described, plain
+from whisper_api.server.openapi.struct_schemas import described, plain
 
 
 def whole() -> None:

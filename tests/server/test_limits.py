@@ -14,8 +14,7 @@ from fakes import config_in
 
 from server.inside import AUDIO, RawRequest, inside, on_a_loop, problem
 from whisper_api import create_app
-from whisper_api.access.moving_windows import MovingWindows
-from whisper_api.access.request_limits import RequestLimits
+from whisper_api.access.request_limits import MovingWindows, RequestLimits
 from whisper_api.client.responses import Response, outcome
 from whisper_api.errors import ConfigError, QueueFull, QuotaExceeded, RateLimited
 from whisper_api.server.responses.problems import problem_of

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from fakes import eventually
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.conftest import Start
@@ -74,6 +75,8 @@ async def test_the_state_is_that_of_the_moment(tmp_path: Path) -> None:
         assert (await client.delete(f"/transcription/{second}")).is_success
         executor.release()
         await app.finish(client, first)
+        # The job has its result a moment before its thread is done with it.
+        await eventually(lambda: app.service.counts() == (0, 0))
         text = (await client.get("/metrics")).text
         assert value(text, "whisper_api_running_jobs") == 0
         assert value(text, "whisper_api_jobs_total", status="canceled") == 1

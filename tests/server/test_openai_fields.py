@@ -12,8 +12,7 @@ from whisper_api.errors import InvalidOption, UnknownModel
 from whisper_api.job_values import JobSegmentEvent, ResultSegment
 from whisper_api.schema import Segment, TokenLogprob, Transcript
 from whisper_api.server.openai.answers import diarized_segments, rendered_body, speaker_names, verbose_segments
-from whisper_api.server.openai.chunking import chunking_options
-from whisper_api.server.openai.openai_request import OpenAIRequest, read_fields
+from whisper_api.server.openai.openai_request import OpenAIRequest, chunking_options, read_fields
 from whisper_api.server.openai.streaming import Deltas
 from whisper_api.testing import FakeExecutor, fake_transcript
 from whisper_api.word_spacing import joined

@@ -27,10 +27,10 @@ from whisper_api.server.app import ROUTES
 from whisper_api.server.middleware.auth import BASIC_PATHS, OPEN_PATHS, OPEN_PREFIXES
 from whisper_api.server.openapi.openapi import description
 from whisper_api.server.openapi.struct_schemas import schemas_of, without_null
-from whisper_api.server.openapi.whisperx_json import WhisperxTranscript
 from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter
 from whisper_api.server.resource import Resource
 from whisper_api.server.responses.problems import Problem
+from whisper_api.server.routes.jobs import WhisperxTranscript
 from whisper_api.server.uploads.forms import KNOWN
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "call.json"
@@ -261,8 +261,8 @@ def described_as(operation: Operation, path: str = "/x/{name}", authorization: b
 def test_an_operation_has_the_texts_of_its_declaration() -> None:
     operation = Operation(
         handler,
-        "Things",
         (Answer(200, "Done", {"application/json": Outer, "text/plain": str}, {"Location": "Where"}),),
+        "Things",
         refusals=(UnknownModel, InvalidAudio, JobNotFinished, Problem(413, "too_large", "There is more than may be")),
         parameters=(
             Parameter("name", str, "Whose", location="path"),
@@ -298,7 +298,7 @@ def test_an_operation_has_the_texts_of_its_declaration() -> None:
 
 
 def test_openai_s_operations_say_some_errors_otherwise() -> None:
-    operation = Operation(handler, "Things", (), refusals=(UnknownModel, InvalidAudio, QueueFull))
+    operation = Operation(handler, (), "Things", refusals=(UnknownModel, InvalidAudio, QueueFull))
     native = described_as(operation, "/x")["paths"]["/x"]["post"]["responses"]
     operation = dataclasses.replace(operation, tag="OpenAI")
     openai = described_as(operation, "/v1/x")["paths"]["/v1/x"]["post"]["responses"]
@@ -310,7 +310,7 @@ def test_openai_s_operations_say_some_errors_otherwise() -> None:
 
 
 def test_a_status_that_is_both_an_answer_and_an_error_has_both() -> None:
-    operation = Operation(handler, "Things", (Answer(404, "It is not, but here is why", {"text/plain": str}),), (404,))
+    operation = Operation(handler, (Answer(404, "It is not, but here is why", {"text/plain": str}),), "Things", (404,))
     told = described_as(operation)["paths"]["/x/{name}"]["post"]["responses"]["404"]
     assert set(told["content"]) == {"text/plain", "application/problem+json"}
     assert told["description"] == "It is not, but here is why\n\nNothing has this name"
@@ -318,7 +318,7 @@ def test_a_status_that_is_both_an_answer_and_an_error_has_both() -> None:
 
 def test_forms_take_files_and_lists() -> None:
     fields = (FormField("file", bytes, "Audio", required=True, repeated=True), FormField("url", str, "Where it is"))
-    told = described_as(Operation(handler, "Things", (), body=FormBody(fields)))["paths"]["/x/{name}"]["post"]
+    told = described_as(Operation(handler, (), "Things", body=FormBody(fields)))["paths"]["/x/{name}"]["post"]
     content = told["requestBody"]["content"]
     form = content["multipart/form-data"]["schema"]
     assert form["required"] == ["file"]
@@ -333,7 +333,7 @@ def test_a_body_that_may_be_the_file_itself_has_its_fields_in_the_query() -> Non
         FormField("url", str, "Where it is"),
         FormField("beam_size", int, "How many", default=5),
     )
-    told = described_as(Operation(handler, "Things", (), body=FormBody(fields, raw=True)))["paths"]["/x/{name}"]["post"]
+    told = described_as(Operation(handler, (), "Things", body=FormBody(fields, raw=True)))["paths"]["/x/{name}"]["post"]
     body = told["requestBody"]
     assert {"multipart/form-data", "audio/*", "video/*", "application/octet-stream"} <= set(body["content"])
     assert "--data-binary" in body["description"]
@@ -344,7 +344,7 @@ def test_a_body_that_may_be_the_file_itself_has_its_fields_in_the_query() -> Non
 
 
 def test_events_are_described_by_their_data() -> None:
-    operation = Operation(handler, "Things", (Answer(200, "Events", {"text/event-stream": FormFields | Outer}),))
+    operation = Operation(handler, (Answer(200, "Events", {"text/event-stream": FormFields | Outer}),), "Things")
     told = described_as(operation)["paths"]["/x/{name}"]["post"]["responses"]["200"]
     event = told["content"]["text/event-stream"]["schema"]
     assert event["required"] == ["data"]

@@ -17,7 +17,7 @@ import pytest
 from server.file_server import FileServer, Handler, file_server
 from server.inside import AUDIO, Inside, inside, lines_of, on_a_loop, problem
 from whisper_api.server.state import FETCHES, FETCHES_PER_CALLER
-from whisper_api.server.uploads.fetch import url_uploads
+from whisper_api.server.uploads.fetch import fetching as fetch_module
 from whisper_api.server.uploads.fetch.fetching import Fetch
 from whisper_api.server.uploads.incoming import MAX_FILES
 from whisper_api.testing import FakeExecutor
@@ -176,7 +176,7 @@ async def test_fetching_urls_is_off_by_default(tmp_path: Path, files: FileServer
 async def test_this_network_is_not_fetched_from(
     tmp_path: Path, files: FileServer, monkeypatch: pytest.MonkeyPatch, path: str, host: str
 ) -> None:
-    monkeypatch.setattr(url_uploads, "LOOKUP_SECONDS", 0.1)
+    monkeypatch.setattr(fetch_module, "LOOKUP_SECONDS", 0.1)
     async with fetching(tmp_path, files, url_private_hosts="") as (app, client):
         count = len(files.asked)
         answer = await client.post(path, data={"url": f"http://{host}:{files.port}/a.wav"})
@@ -200,7 +200,7 @@ async def test_a_name_of_this_network_is_not_fetched_from(
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("8.8.8.8", "127.0.0.1")]
 
     # The refusal comes after this time.
-    monkeypatch.setattr(url_uploads, "LOOKUP_SECONDS", 0.2)
+    monkeypatch.setattr(fetch_module, "LOOKUP_SECONDS", 0.2)
     async with fetching(tmp_path, files, url_private_hosts="") as (_, client):
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         url = f"http://files.example:{files.port}/a.wav"

@@ -20,7 +20,7 @@ from server.inside import AUDIO, inside, on_a_loop, problem
 from whisper_api import Client, Server, TranscriptionOptions, errors, verify_webhook
 from whisper_api.audit_records import AuditFilter
 from whisper_api.cli.main import main
-from whisper_api.jobs import revocations, webhook_bodies, webhook_sender, webhooks
+from whisper_api.jobs import revocations, webhook_requests, webhook_sender, webhooks
 from whisper_api.jobs.webhooks import MAX_ENDPOINTS
 from whisper_api.store.jobs import Job
 from whisper_api.testing import FakeExecutor
@@ -129,7 +129,7 @@ async def test_the_result_comes_along_on_request_unless_it_is_too_large_or_gone(
         assert result["metadata"] == {"case": 7}
 
         (delivery,) = (await client.get("/webhooks/deliveries")).json()["deliveries"]
-        monkeypatch.setattr(webhook_bodies, "MAX_RESULT_BYTES", 100)
+        monkeypatch.setattr(webhook_requests, "MAX_RESULT_BYTES", 100)
         resend = f"/webhooks/deliveries/{delivery['delivery_id']}/resend"
         assert (await client.post(resend)).status_code == 202
         await came(receiving, "/own", 2)

@@ -8,6 +8,7 @@ authentications are counted by address, so that a stranger cannot fill the disk.
 
 from __future__ import annotations
 
+import functools
 import getpass
 import logging
 import threading
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Literal
 
 from whisper_api.audit_records import Action, AuditFilter, AuditRecord
 from whisper_api.config import Config
-from whisper_api.errors import InvalidOption, StorageError
-from whisper_api.store.job_search import cursor_of, seq_of
+from whisper_api.errors import StorageError
+from whisper_api.store.job_search import page_of
 
 if TYPE_CHECKING:
     from whisper_api.store.jobs import JobStore
@@ -42,7 +43,6 @@ REFUSED_ADDRESSES = 20
 RETRY_SECONDS = 10.0
 SWEEP_SECONDS = 3600.0
 DAY_SECONDS = 86400.0
-MAX_PAGE = 1000
 
 
 class AuditTrail:
@@ -142,13 +142,9 @@ class AuditTrail:
         Raises:
             InvalidOption: ``limit`` or ``after`` is wrong.
         """
-        if not 1 <= limit <= MAX_PAGE:
-            raise InvalidOption("limit", f"expected a whole number from 1 to {MAX_PAGE}")
-        before_seq = None if after is None else seq_of(after)
         if after is None:
             self._try_to_write()
-        found = self._store.audit_page(filter, limit=limit + 1, before_seq=before_seq)
-        return found[:limit], cursor_of(found[limit - 1].seq) if len(found) > limit else None
+        return page_of(functools.partial(self._store.audit_page, filter), limit, after)
 
     def _loop(self) -> None:
         next_sweep = 0.0

@@ -14,18 +14,11 @@ from typing import Any, get_args
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from whisper_api.access.key_rules import (
-    check_grace,
-    check_name,
-    check_powers,
-    check_values,
-    keeps_an_admin,
-    seconds_of,
-)
+from whisper_api.access import key_rules
 from whisper_api.access.key_verification import KeyVerification, digest_of, key_id_in
 from whisper_api.errors import InvalidOption, KeyNotFound
 from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, NewKey, Role, Scope
-from whisper_api.records import rfc3339, rfc3339_or_none
+from whisper_api.records import made_of, rfc3339, rfc3339_or_none
 from whisper_api.store.keys import NewSecret
 from whisper_api.store.rows import Key
 
@@ -88,15 +81,15 @@ class KeyRing(KeyVerification):
                 name=new.name,
                 role=new.role,
                 created_at=now,
-                expires_at=seconds_of(new.expires_at),
+                expires_at=key_rules.seconds_of(new.expires_at),
                 scopes=tuple(dict.fromkeys(new.scopes)),
                 rate=new.rate,
                 quota=new.quota,
             )
-            check_name(key.name)
-            check_values(key)
+            key_rules.check_name(key.name)
+            key_rules.check_values(key)
             _check_future(key.expires_at, now)
-            check_powers(by, key)
+            key_rules.check_powers(by, key)
             if self._store.add_key(key, digest_of(secret)):
                 return key, f"wk_{key.key_id}_{secret}"
             _check_free(key.name, self._live())
@@ -117,26 +110,26 @@ class KeyRing(KeyVerification):
         """
 
         def changed(key: Key, live: Sequence[Key]) -> Key:
-            check_powers(by, key)
+            key_rules.check_powers(by, key)
             now = time.time()
             new = replace(
                 key,
                 name=_given(change.name, key.name),
                 role=_given(change.role, key.role),
-                expires_at=key.expires_at if change.expires_at is UNSET else seconds_of(change.expires_at),
+                expires_at=key.expires_at if change.expires_at is UNSET else key_rules.seconds_of(change.expires_at),
                 scopes=tuple(dict.fromkeys(_given(change.scopes, key.scopes))),
                 rate=_given(change.rate, key.rate),
                 quota=_given(change.quota, key.quota),
             )
             if new.name != key.name:
-                check_name(new.name)
+                key_rules.check_name(new.name)
                 _check_free(new.name, live)
-            check_values(new)
+            key_rules.check_values(new)
             if change.expires_at is not UNSET:
                 _check_future(new.expires_at, now)
-            check_powers(by, new)
+            key_rules.check_powers(by, new)
             if by is not None:
-                keeps_an_admin(live, new)
+                key_rules.keeps_an_admin(live, new)
             return new
 
         return self._changed(key_id, changed)
@@ -163,8 +156,8 @@ class KeyRing(KeyVerification):
         secret = secrets.token_urlsafe(SECRET_BYTES)
 
         def rotated(key: Key, live: Sequence[Key]) -> Key:
-            check_powers(by, key)
-            check_grace(grace_seconds, key, live if by is not None else None)
+            key_rules.check_powers(by, key)
+            key_rules.check_grace(grace_seconds, key, live if by is not None else None)
             return key
 
         new = NewSecret(digest_of(secret), time.time() + grace_seconds)
@@ -199,7 +192,7 @@ class KeyRing(KeyVerification):
         def ended(key: Key, live: Sequence[Key]) -> Key:
             new = replace(key, revoked_at=time.time())
             if by is not None:
-                keeps_an_admin(live, new)
+                key_rules.keeps_an_admin(live, new)
             return new
 
         return self._store.change_key(key_id, ended) or self.get(key_id)
@@ -258,19 +251,15 @@ def access_key(key: Key) -> AccessKey:
     now = time.time()
     state = key.state(now)
     until = key.old_secret_until
-    return AccessKey(
-        key_id=key.key_id,
-        name=key.name,
-        role=key.role,
+    return made_of(
+        key,
+        AccessKey,
         state=state,
         created_at=rfc3339(key.created_at),
         expires_at=rfc3339_or_none(key.expires_at),
         revoked_at=rfc3339_or_none(key.revoked_at) if state == "revoked" else None,
         last_used_at=rfc3339_or_none(key.last_used_at),
         old_secret_until=rfc3339_or_none(until) if until is not None and state == "active" and now < until else None,
-        scopes=key.scopes,
-        rate=key.rate,
-        quota=key.quota,
     )
 
 

@@ -1,4 +1,4 @@
-"""Rate limits and quotas as people write them: ``60/minute; 1000/day`` and ``600 minutes/day; 1000 jobs/month``."""
+"""Rate limits and quotas: as people write them (``60/minute; 1000/day``, ``600 minutes/day``), and as headers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import msgspec
+
 from whisper_api.errors import InvalidOption
 
-__all__ = ["NO_LIMIT", "Measure", "Period", "Quota", "Rate", "parse_quota", "parse_rate"]
+__all__ = [
+    "NO_LIMIT",
+    "Measure",
+    "Period",
+    "Quota",
+    "Rate",
+    "Standing",
+    "fields_of",
+    "parse_quota",
+    "parse_rate",
+    "quota_policy",
+    "rate_policy",
+]
 
 Measure = Literal["minutes", "jobs"]
 Period = Literal["day", "month"]
@@ -120,3 +134,57 @@ def _check_distinct(field: str, subjects: Sequence[object], name: str) -> None:
         raise InvalidOption(field, f"there are two limits for the same {name}: give each {name} once")
     if len(subjects) > MAX_LIMITS:
         raise InvalidOption(field, f"there are more than {MAX_LIMITS} limits")
+
+
+# The units in the draft's parameter qu. A limit without this parameter counts requests.
+QUOTA_UNITS: dict[Measure, str] = {"minutes": "audio-seconds", "jobs": "jobs"}
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit of a caller, and what is left of it.
+
+    Attributes:
+        policy: name of the limit, as in the response fields ``RateLimit-Policy`` and ``RateLimit``.
+        unit: the counted unit: ``requests``, ``jobs`` or ``audio-seconds``.
+        limit: units in each window.
+        window_seconds: length of the window; of a quota, that of the current day or month.
+        remaining: units that are left.
+        reset_seconds: seconds until more are left.
+    """
+
+    policy: str
+    unit: str = "requests"
+    limit: int
+    window_seconds: int
+    remaining: int
+    reset_seconds: int
+
+
+def rate_policy(rate: Rate) -> str:
+    """The name of a rate limit: ``minute``, or for a window of several units ``15-seconds``."""
+    name, length = max(
+        ((name, length) for name, length in UNIT_SECONDS.items() if rate.seconds % length == 0),
+        key=lambda unit: unit[1],
+    )
+    return name if rate.seconds == length else f"{rate.seconds // length}-{name}s"
+
+
+def quota_policy(quota: Quota) -> str:
+    """The name of a quota: ``audio-day``, ``audio-month``, ``jobs-day`` or ``jobs-month``."""
+    return f"{'audio' if quota.measure == 'minutes' else quota.measure}-{quota.period}"
+
+
+def fields_of(standings: Sequence[Standing]) -> dict[str, str]:
+    """The two response fields of limits.
+
+    Args:
+        standings: at least one limit.
+    """
+    return {
+        "RateLimit-Policy": ", ".join(
+            f'"{each.policy}";q={each.limit};w={each.window_seconds}'
+            + (f';qu="{each.unit}"' if each.unit != "requests" else "")
+            for each in standings
+        ),
+        "RateLimit": ", ".join(f'"{each.policy}";r={each.remaining};t={each.reset_seconds}' for each in standings),
+    }

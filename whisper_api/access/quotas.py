@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 
-from whisper_api.access.limit_values import Period, Quota, parse_quota
-from whisper_api.access.ratelimit_fields import QUOTA_UNITS, Standing, quota_policy
+from whisper_api.access.limit_values import QUOTA_UNITS, Period, Quota, Standing, parse_quota, quota_policy
 from whisper_api.config import Config
 from whisper_api.errors import QuotaExceeded
 from whisper_api.store.jobs import JobStore

@@ -13,24 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whisper_api import errors
 from whisper_api.cli.flags import options_of, struct_of
 from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, complain, label_of, one_line, renamed
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.cli.server_arguments import add_server_arguments, api_key
 from whisper_api.client import Client
 from whisper_api.config import Loaded
-from whisper_api.errors import (
-    Busy,
-    DeviceUnavailable,
-    InvalidOption,
-    JobCanceled,
-    JobFailed,
-    ModelError,
-    RequestError,
-    StorageError,
-    UnknownModel,
-    WhisperApiError,
-)
 from whisper_api.formats import DOCUMENTS
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 
@@ -104,10 +93,10 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
                 with Client(args.url, key, timeout=CANCEL_SECONDS, retries=0) as hurried:
                     work.cancel_all(hurried)
                 raise
-    except (UnknownModel, InvalidOption, DeviceUnavailable) as error:
+    except (errors.UnknownModel, errors.InvalidOption, errors.DeviceUnavailable) as error:
         log.debug("nothing can be transcribed", exc_info=True)
         return complain("submit", error, 2)
-    except (ModelError, Busy, StorageError, RequestError) as error:
+    except (errors.ModelError, errors.Busy, errors.StorageError, errors.RequestError) as error:
         log.debug("nothing can be transcribed", exc_info=True)
         return complain("submit", error, 1)
     return 1 if failed else 0
@@ -181,7 +170,7 @@ class _Work:
     def _cancel(self, client: Client, sent: _Sent) -> None:
         try:
             client.cancel(sent.job_id, force=True)
-        except WhisperApiError as error:
+        except errors.WhisperApiError as error:
             self._say(sent.file, f"job {sent.job_id} could not be canceled and may go on: {one_line(error)}")
 
     def _send(self, file: str) -> str:
@@ -225,9 +214,9 @@ class _Work:
         with self._reported(sent.file) as outcome:
             status = self.client.wait(sent.job_id, on_progress=None if self.quiet else show)
             if status.status == "Failed":
-                raise JobFailed(sent.job_id, status.error or "the job failed")
+                raise errors.JobFailed(sent.job_id, status.error or "the job failed")
             if status.status == "Canceled":
-                raise JobCanceled(sent.job_id, status.error or "the job was canceled")
+                raise errors.JobCanceled(sent.job_id, status.error or "the job was canceled")
             outcome.failed = self._write(sent)
         self.sent.remove(sent)
         return outcome.failed
@@ -255,7 +244,7 @@ class _Work:
         if not self.keep_result:
             try:
                 self.client.cancel(sent.job_id)
-            except WhisperApiError as error:
+            except errors.WhisperApiError as error:
                 self._say(sent.file, f"the server keeps the result of job {sent.job_id}: {one_line(error)}")
         if self.quiet:
             return moved
@@ -271,10 +260,17 @@ class _Work:
         outcome = _Outcome()
         try:
             yield outcome
-        except (ModelError, InvalidOption, DeviceUnavailable, Busy, StorageError, BrokenPipeError):
+        except (
+            errors.ModelError,
+            errors.InvalidOption,
+            errors.DeviceUnavailable,
+            errors.Busy,
+            errors.StorageError,
+            BrokenPipeError,
+        ):
             raise
         except Exception as error:
-            if isinstance(error, RequestError) and error.status not in OF_ONE_FILE:
+            if isinstance(error, errors.RequestError) and error.status not in OF_ONE_FILE:
                 raise
             log.debug("%s failed", file, exc_info=True)
             self._say(file, f"{type(error).__name__}: {one_line(error)}")

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         becomes another program.
     """
     from whisper_api.cluster import ray_start
-    from whisper_api.cluster.fleet import parse_resources
+    from whisper_api.cluster.placement import parse_resources
     from whisper_api.cluster.security import check_address, check_nodes
 
     address = None if args.head else args.address or loaded.config.ray_address

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from whisper_api.client.calls import Calls, JobPage, checked
+from whisper_api.client.calls import Blocking, Calls, checked
 from whisper_api.client.events import EventReader
-from whisper_api.client.fields import form_fields, search
+from whisper_api.client.jobs import JobMethods
 from whisper_api.client.keys import KeyMethods
 from whisper_api.client.reports import ReportMethods
 from whisper_api.client.responses import RetryLater
 from whisper_api.client.speakers import SpeakerMethods
 from whisper_api.client.transport import Transport
-from whisper_api.client.upload import MultipartForm, Source, opened
 from whisper_api.client.vocabularies import VocabularyMethods
 from whisper_api.client.webhooks import WebhookMethods
-from whisper_api.errors import WhisperApiError
-from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus
-from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.job_values import JobEvent
 
 if TYPE_CHECKING:
     import requests
@@ -32,7 +26,7 @@ __all__ = ["DEFAULT_URL", "Client"]
 DEFAULT_URL = "http://127.0.0.1:8181"
 
 
-class Client(KeyMethods, ReportMethods, SpeakerMethods, VocabularyMethods, WebhookMethods):
+class Client(Blocking, JobMethods, KeyMethods, ReportMethods, SpeakerMethods, VocabularyMethods, WebhookMethods):
     """Talks to one server. Keeps connections open; threads must not share a client.
 
     Args:
@@ -72,95 +66,6 @@ class Client(KeyMethods, ReportMethods, SpeakerMethods, VocabularyMethods, Webho
         """Close the connections. The next request opens new ones."""
         self._transport.close()
 
-    def submit(
-        self,
-        source: Source,
-        options: TranscriptionOptions | None = None,
-        *,
-        output_format: str | None = None,
-        render_options: RenderOptions | None = None,
-        keep_result: bool = False,
-        metadata: Mapping[str, Any] | None = None,
-        hf_token: str | None = None,
-        webhook_url: str | None = None,
-        webhook_include_result: bool = False,
-        on_upload: Callable[[int, int], None] | None = None,
-    ) -> str:
-        """Send audio for transcription.
-
-        Args:
-            source: a path, the file's bytes, or a binary file object, which is read from its beginning. An object that
-                cannot seek is copied to a temporary file, so that it can be sent again.
-            options: options of the transcription; the server's configuration gives the options that are not set.
-            output_format: srt, vtt, txt, tsv, json, aud, ass, md or rttm; None for the server's default.
-            render_options: the layout of subtitles.
-            keep_result: keep the result after its delivery, until the job expires.
-            metadata: values that JSON can express, in up to 16384 bytes; the job keeps and returns them.
-            hf_token: token for models that need an account; the server forgets the token when the job ends.
-            webhook_url: where the server sends the event of the job's end, signed with :meth:`webhook_secret`.
-            webhook_include_result: let that event carry the result.
-            on_upload: called with the number of bytes of audio that were sent, and the number of all. A second attempt
-                begins at 0.
-
-        Returns:
-            The job's id.
-
-        Raises:
-            OSError: the file cannot be read.
-            InvalidAudio, InvalidOption, UnknownModel, ModelUnavailable: the server cannot use what was sent.
-            QueueFull, CallerLimit, Draining, StorageError: the server has accepted the job in no attempt.
-            RequestError: the server refused for another reason (413: too large) or cannot be reached.
-        """
-        fields = form_fields(
-            options,
-            output_format,
-            render_options,
-            keep_result,
-            metadata,
-            hf_token,
-            webhook_url,
-            webhook_include_result,
-        )
-        key = str(uuid.uuid4())
-        with opened(source) as (file, name):
-            return self._transport.run(self._calls.submit(MultipartForm(fields, file, name, on_upload), key))
-
-    def status(self, job_id: str, wait: float = 0) -> JobStatus:
-        """The status of a job.
-
-        Args:
-            job_id: id of the job.
-            wait: seconds, up to 60, that the server may wait for the status to change before it answers.
-
-        Raises:
-            JobNotFound: there is no such job, or it belongs to another key.
-            RequestError: the server refused, or cannot be reached.
-        """
-        return self._transport.run(self._calls.status(job_id, wait))
-
-    def wait(
-        self,
-        job_id: str,
-        *,
-        on_progress: Callable[[JobStatus], None] | None = None,
-        timeout: float | None = None,
-    ) -> JobStatus:
-        """Wait until a job has ended. The wait outlasts a restart of the server.
-
-        Args:
-            job_id: id of the job.
-            on_progress: called with each status that differs from the status before.
-            timeout: seconds; None for no limit.
-
-        Returns:
-            The last status: Completed, Failed or Canceled; after the timeout any other.
-
-        Raises:
-            JobNotFound: there is no such job, or it belongs to another key.
-            RequestError: the server refused, or has not answered for two minutes.
-        """
-        return self._transport.run(self._calls.wait(job_id, on_progress, timeout))
-
     def events(self, job_id: str) -> Iterator[JobEvent]:
         """The events of a job, as they happen, until the job has ended. The stream outlasts a restart of the server.
 
@@ -187,154 +92,3 @@ class Client(KeyMethods, ReportMethods, SpeakerMethods, VocabularyMethods, Webho
             except RetryLater as error:
                 lost = error
             time.sleep(reader.pause(lost))
-
-    def result(self, job_id: str) -> JobResult:
-        """The result of a job that has ended. The server removes a result some minutes after its delivery.
-
-        Raises:
-            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone: why there is no result.
-            RequestError: the server refused, or cannot be reached.
-        """
-        return self._transport.run(self._calls.result(job_id))
-
-    def result_as(self, job_id: str, format: str, render_options: RenderOptions | None = None) -> str:
-        """The result of a job that has ended, as the text of a file.
-
-        Args:
-            job_id: id of the job.
-            format: srt, vtt, txt, tsv, json, aud, ass, md or rttm; it need not be the job's.
-            render_options: the layout of subtitles; the job's own options replace those left at their default.
-
-        Raises:
-            InvalidOption: there is no such format.
-            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
-        """
-        return self._transport.run(self._calls.result_as(job_id, format, render_options))
-
-    def result_file(self, job_id: str, format: str = "docx", render_options: RenderOptions | None = None) -> bytes:
-        """The result of a job that has ended, as the bytes of a file.
-
-        Args:
-            job_id: id of the job.
-            format: docx, or a format of :meth:`result_as`.
-            render_options: as in :meth:`result_as`.
-
-        Raises:
-            InvalidOption: there is no such format.
-            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
-        """
-        return self._transport.run(self._calls.result_file(job_id, format, render_options))
-
-    def corrections(self, job_id: str) -> Corrections:
-        """The corrections of a job's result. The result contains them already.
-
-        Raises:
-            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
-        """
-        return self._transport.run(self._calls.corrections(job_id))
-
-    def correct(self, job_id: str, corrections: Corrections) -> Corrections:
-        """Correct words and name speakers in a job's result. Earlier corrections are replaced.
-
-        Args:
-            job_id: id of the job.
-            corrections: segments and words have the numbers of the recognised text.
-
-        Returns:
-            The corrections that the server keeps: one for each word, and only those that change the transcript.
-
-        Raises:
-            InvalidOption: a segment, word or speaker does not exist.
-            JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone, RequestError: as with :meth:`result`.
-        """
-        return self._transport.run(self._calls.correct(job_id, corrections))
-
-    def cancel(self, job_id: str, *, force: bool = False) -> None:
-        """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.
-
-        Args:
-            job_id: id of the job.
-            force: also stop a job that runs.
-
-        Raises:
-            JobIsProcessing: the job runs, and ``force`` is not set.
-            JobNotFound: there is no such job, or it belongs to another key.
-            RequestError: the server refused, or cannot be reached.
-        """
-        self._transport.run(self._calls.cancel(job_id, force))
-
-    def jobs(
-        self,
-        status: JobState | None = None,
-        *,
-        metadata_key: str | None = None,
-        metadata_value: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-    ) -> Iterator[JobStatus]:
-        """The caller's jobs, newest first.
-
-        Args:
-            status: only jobs with this status; None for all.
-            metadata_key: only jobs with this key at the top of their metadata.
-            metadata_value: only jobs with this value under the key: text, or a number, true, false or null.
-            created_after: only jobs submitted then or later; local time when it has no zone.
-            created_before: only jobs submitted earlier.
-
-        Raises:
-            InvalidOption: there is a value without a key.
-            RequestError: the server refused, or cannot be reached.
-        """
-        params = search(status, metadata_key, metadata_value, created_after, created_before)
-        for page in self._pages("/transcriptions", JobPage, params):
-            yield from page.jobs
-
-    def transcribe(
-        self,
-        source: Source,
-        options: TranscriptionOptions | None = None,
-        *,
-        output_format: str | None = None,
-        render_options: RenderOptions | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        hf_token: str | None = None,
-        on_upload: Callable[[int, int], None] | None = None,
-        on_progress: Callable[[JobStatus], None] | None = None,
-        timeout: float | None = None,
-    ) -> JobResult:
-        """Submit, wait, and return the result. An interruption of the wait, such as Ctrl-C, cancels the job.
-
-        Args:
-            source: as with :meth:`submit`.
-            options: as with :meth:`submit`.
-            output_format: as with :meth:`submit`.
-            render_options: as with :meth:`submit`.
-            metadata: as with :meth:`submit`.
-            hf_token: as with :meth:`submit`.
-            on_upload: as with :meth:`submit`.
-            on_progress: as with :meth:`wait`.
-            timeout: seconds to wait for the job; None for no limit.
-
-        Raises:
-            JobFailed: the job ended without a result; the message says why.
-            JobCanceled: the job was canceled; the message says why when the server did it.
-            JobNotFinished: the timeout is over. The job goes on; the error has its id.
-            WhisperApiError: as with :meth:`submit`.
-        """
-        job_id = self.submit(
-            source,
-            options,
-            output_format=output_format,
-            render_options=render_options,
-            metadata=metadata,
-            hf_token=hf_token,
-            on_upload=on_upload,
-        )
-        try:
-            return self._transport.run(self._calls.awaited_result(job_id, on_progress, timeout))
-        except WhisperApiError:
-            raise
-        except BaseException:
-            with contextlib.suppress(WhisperApiError):
-                self.cancel(job_id, force=True)
-            raise

@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
 
 from whisper_api.client.api import DEFAULT_URL
-from whisper_api.client.async_keys import AsyncKeyMethods
-from whisper_api.client.async_reports import AsyncReportMethods
-from whisper_api.client.async_speakers import AsyncSpeakerMethods
 from whisper_api.client.async_transport import AsyncTransport
-from whisper_api.client.async_vocabularies import AsyncVocabularyMethods
-from whisper_api.client.async_webhooks import AsyncWebhookMethods
-from whisper_api.client.calls import Calls, JobPage, checked
+from whisper_api.client.calls import Asynchronous, Calls, checked
 from whisper_api.client.events import EventReader
-from whisper_api.client.fields import form_fields, search
+from whisper_api.client.jobs import JobMethods
+from whisper_api.client.keys import KeyMethods
+from whisper_api.client.reports import ReportMethods
 from whisper_api.client.responses import RetryLater
-from whisper_api.client.upload import MultipartForm, Source, opened
-from whisper_api.errors import WhisperApiError
-from whisper_api.job_values import Corrections, JobEvent, JobResult, JobState, JobStatus
-from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.client.speakers import SpeakerMethods
+from whisper_api.client.vocabularies import VocabularyMethods
+from whisper_api.client.webhooks import WebhookMethods
+from whisper_api.job_values import JobEvent
 
 if TYPE_CHECKING:
     import httpx
 
 __all__ = ["AsyncClient"]
 
-# A canceled coroutine waits this long for the server to cancel its job.
-CLEANUP_SECONDS = 10.0
-
 
 class AsyncClient(
-    AsyncKeyMethods, AsyncReportMethods, AsyncSpeakerMethods, AsyncVocabularyMethods, AsyncWebhookMethods
+    Asynchronous, JobMethods, KeyMethods, ReportMethods, SpeakerMethods, VocabularyMethods, WebhookMethods
 ):
     """Talks to one server, with the methods, retries and errors of :class:`~whisper_api.Client`.
 
@@ -84,87 +75,6 @@ class AsyncClient(
         """Close the connections. The next request opens new ones."""
         await self._transport.close()
 
-    async def submit(
-        self,
-        source: Source,
-        options: TranscriptionOptions | None = None,
-        *,
-        output_format: str | None = None,
-        render_options: RenderOptions | None = None,
-        keep_result: bool = False,
-        metadata: Mapping[str, Any] | None = None,
-        hf_token: str | None = None,
-        webhook_url: str | None = None,
-        webhook_include_result: bool = False,
-        on_upload: Callable[[int, int], None] | None = None,
-    ) -> str:
-        """Send audio for transcription, as :meth:`Client.submit <whisper_api.Client.submit>` does.
-
-        Args:
-            source: as in :meth:`Client.submit <whisper_api.Client.submit>`.
-            options: as in :meth:`Client.submit <whisper_api.Client.submit>`.
-            output_format: as in :meth:`Client.submit <whisper_api.Client.submit>`.
-            render_options: as in :meth:`Client.submit <whisper_api.Client.submit>`.
-            keep_result: as in :meth:`Client.submit <whisper_api.Client.submit>`.
-            metadata: as in :meth:`Client.submit <whisper_api.Client.submit>`.
-            hf_token: as in :meth:`Client.submit <whisper_api.Client.submit>`.
-            webhook_url: as in :meth:`Client.submit <whisper_api.Client.submit>`.
-            webhook_include_result: as in :meth:`Client.submit <whisper_api.Client.submit>`.
-            on_upload: as in :meth:`Client.submit <whisper_api.Client.submit>`.
-
-        Returns:
-            The job's id.
-
-        Raises:
-            OSError: the file cannot be read.
-            WhisperApiError: as in :meth:`Client.submit <whisper_api.Client.submit>`.
-        """
-        fields = form_fields(
-            options,
-            output_format,
-            render_options,
-            keep_result,
-            metadata,
-            hf_token,
-            webhook_url,
-            webhook_include_result,
-        )
-        key = str(uuid.uuid4())
-        with contextlib.ExitStack() as stack:
-            file, name = await asyncio.to_thread(stack.enter_context, opened(source))
-            return await self._transport.run(self._calls.submit(MultipartForm(fields, file, name, on_upload), key))
-
-    async def status(self, job_id: str, wait: float = 0) -> JobStatus:
-        """The status of a job.
-
-        Args:
-            job_id: as in :meth:`Client.status <whisper_api.Client.status>`.
-            wait: as in :meth:`Client.status <whisper_api.Client.status>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.status <whisper_api.Client.status>`.
-        """
-        return await self._transport.run(self._calls.status(job_id, wait))
-
-    async def wait(
-        self,
-        job_id: str,
-        *,
-        on_progress: Callable[[JobStatus], None] | None = None,
-        timeout: float | None = None,
-    ) -> JobStatus:
-        """Wait until a job has ended, and return the last status. The wait outlasts a restart of the server.
-
-        Args:
-            job_id: as in :meth:`Client.wait <whisper_api.Client.wait>`.
-            on_progress: as in :meth:`Client.wait <whisper_api.Client.wait>`.
-            timeout: as in :meth:`Client.wait <whisper_api.Client.wait>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.wait <whisper_api.Client.wait>`.
-        """
-        return await self._transport.run(self._calls.wait(job_id, on_progress, timeout))
-
     async def events(self, job_id: str) -> AsyncGenerator[JobEvent, None]:
         """The events of a job, as they happen, until the job has ended. The stream outlasts a restart of the server.
 
@@ -189,148 +99,3 @@ class AsyncClient(
             except RetryLater as error:
                 lost = error
             await asyncio.sleep(reader.pause(lost))
-
-    async def result(self, job_id: str) -> JobResult:
-        """The result of a job that has ended. The server removes a result some minutes after its delivery.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.result <whisper_api.Client.result>`.
-        """
-        return await self._transport.run(self._calls.result(job_id))
-
-    async def result_as(self, job_id: str, format: str, render_options: RenderOptions | None = None) -> str:
-        """The result of a job that has ended, as the text of a file.
-
-        Args:
-            job_id: as in :meth:`Client.result_as <whisper_api.Client.result_as>`.
-            format: as in :meth:`Client.result_as <whisper_api.Client.result_as>`.
-            render_options: as in :meth:`Client.result_as <whisper_api.Client.result_as>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.result_as <whisper_api.Client.result_as>`.
-        """
-        return await self._transport.run(self._calls.result_as(job_id, format, render_options))
-
-    async def result_file(
-        self, job_id: str, format: str = "docx", render_options: RenderOptions | None = None
-    ) -> bytes:
-        """The result of a job that has ended, as the bytes of a file.
-
-        Args:
-            job_id: as in :meth:`Client.result_file <whisper_api.Client.result_file>`.
-            format: as in :meth:`Client.result_file <whisper_api.Client.result_file>`.
-            render_options: as in :meth:`Client.result_file <whisper_api.Client.result_file>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.result_file <whisper_api.Client.result_file>`.
-        """
-        return await self._transport.run(self._calls.result_file(job_id, format, render_options))
-
-    async def corrections(self, job_id: str) -> Corrections:
-        """The corrections of a job's result. The result contains them already.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.corrections <whisper_api.Client.corrections>`.
-        """
-        return await self._transport.run(self._calls.corrections(job_id))
-
-    async def correct(self, job_id: str, corrections: Corrections) -> Corrections:
-        """Replace all corrections of a job's result, and return those that the server keeps.
-
-        Args:
-            job_id: as in :meth:`Client.correct <whisper_api.Client.correct>`.
-            corrections: as in :meth:`Client.correct <whisper_api.Client.correct>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.correct <whisper_api.Client.correct>`.
-        """
-        return await self._transport.run(self._calls.correct(job_id, corrections))
-
-    async def cancel(self, job_id: str, *, force: bool = False) -> None:
-        """Cancel a waiting job, remove the result of a job that has ended, or remove a Failed job altogether.
-
-        Args:
-            job_id: as in :meth:`Client.cancel <whisper_api.Client.cancel>`.
-            force: as in :meth:`Client.cancel <whisper_api.Client.cancel>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.cancel <whisper_api.Client.cancel>`.
-        """
-        await self._transport.run(self._calls.cancel(job_id, force))
-
-    async def jobs(
-        self,
-        status: JobState | None = None,
-        *,
-        metadata_key: str | None = None,
-        metadata_value: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-    ) -> AsyncGenerator[JobStatus, None]:
-        """The caller's jobs, newest first.
-
-        Args:
-            status: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
-            metadata_key: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
-            metadata_value: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
-            created_after: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
-            created_before: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.jobs <whisper_api.Client.jobs>`.
-        """
-        params = search(status, metadata_key, metadata_value, created_after, created_before)
-        async for page in self._pages("/transcriptions", JobPage, params):
-            for job in page.jobs:
-                yield job
-
-    async def transcribe(
-        self,
-        source: Source,
-        options: TranscriptionOptions | None = None,
-        *,
-        output_format: str | None = None,
-        render_options: RenderOptions | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        hf_token: str | None = None,
-        on_upload: Callable[[int, int], None] | None = None,
-        on_progress: Callable[[JobStatus], None] | None = None,
-        timeout: float | None = None,
-    ) -> JobResult:
-        """Submit, wait, and return the result. Canceling the coroutine cancels the job.
-
-        Args:
-            source: as in :meth:`submit`.
-            options: as in :meth:`submit`.
-            output_format: as in :meth:`submit`.
-            render_options: as in :meth:`submit`.
-            metadata: as in :meth:`submit`.
-            hf_token: as in :meth:`submit`.
-            on_upload: as in :meth:`submit`.
-            on_progress: as in :meth:`wait`.
-            timeout: as in :meth:`wait`.
-
-        Raises:
-            WhisperApiError: as in :meth:`Client.transcribe <whisper_api.Client.transcribe>`.
-        """
-        job_id = await self.submit(
-            source,
-            options,
-            output_format=output_format,
-            render_options=render_options,
-            metadata=metadata,
-            hf_token=hf_token,
-            on_upload=on_upload,
-        )
-        try:
-            return await self._transport.run(self._calls.awaited_result(job_id, on_progress, timeout))
-        except WhisperApiError:
-            raise
-        except BaseException:
-            # A task of its own is not canceled by a second cancellation of this coroutine.
-            await asyncio.shield(asyncio.create_task(self._abandon(job_id)))
-            raise
-
-    async def _abandon(self, job_id: str) -> None:
-        with contextlib.suppress(WhisperApiError, asyncio.TimeoutError):
-            await asyncio.wait_for(self.cancel(job_id, force=True), CLEANUP_SECONDS)

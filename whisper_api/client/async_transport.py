@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import TypeVar
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
 
 import httpx
 
-from whisper_api.client.calls import Calls, Page, Pause, Request, Steps
+from whisper_api.client.calls import Cleanup, Pause, Request, Steps, Work
 from whisper_api.client.responses import Response, RetryLater, check_stream, outcome, unreachable, untrusted
 from whisper_api.client.upload import MultipartForm, UploadFailed
-from whisper_api.errors import ForkedProcess, RequestError
+from whisper_api.errors import ForkedProcess, RequestError, WhisperApiError
 from whisper_api.trace_context import active_trace_headers
 
-__all__ = ["AsyncMethods", "AsyncTransport"]
+__all__ = ["AsyncTransport"]
 
 T = TypeVar("T")
-P = TypeVar("P", bound=Page)
+
+# An interrupted call waits this long for its cleanup, such as the cancellation of its job.
+CLEANUP_SECONDS = 10.0
 
 
 class AsyncTransport:
@@ -53,22 +55,41 @@ class AsyncTransport:
         Raises:
             WhisperApiError: the server's error by its name, or RequestError when the server cannot be reached.
         """
+        cleanup: Cleanup | None = None
         try:
             step = next(steps)
             while True:
-                if isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
-                    step = steps.send(None)
-                    continue
-                try:
-                    response = await self._attempt(step)
-                except RetryLater as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(response)
+                value: Any = None
+                match step:
+                    case Pause(seconds):
+                        await asyncio.sleep(seconds)
+                    case Work(function):
+                        value = await asyncio.to_thread(function)
+                    case Cleanup():
+                        cleanup = step
+                    case Request():
+                        try:
+                            value = await self._attempt(step)
+                        except RetryLater as error:
+                            step = steps.throw(error)
+                            continue
+                step = steps.send(value)
         except StopIteration as done:
-            value: T = done.value
-            return value
+            result: T = done.value
+            return result
+        except WhisperApiError:
+            raise
+        except BaseException:
+            if cleanup is not None:
+                # A task of its own is not canceled by a second cancellation of this coroutine.
+                await asyncio.shield(asyncio.create_task(self._clean_up(cleanup)))
+            raise
+        finally:
+            steps.close()
+
+    async def _clean_up(self, cleanup: Cleanup) -> None:
+        with contextlib.suppress(WhisperApiError, asyncio.TimeoutError):
+            await asyncio.wait_for(self.run(cleanup.steps()), CLEANUP_SECONDS)
 
     async def _attempt(self, request: Request) -> Response:
         async with self._opened(request, self._timeout + request.held_seconds) as response:
@@ -152,20 +173,3 @@ class AsyncTransport:
         if self._own is None:
             self._own = httpx.AsyncClient(limits=httpx.Limits(max_connections=None))
         return self._own
-
-
-class AsyncMethods:
-    """The base class of the asynchronous client and of its groups of methods."""
-
-    _calls: Calls
-    _transport: AsyncTransport
-
-    async def _pages(self, path: str, kind: type[P], params: Mapping[str, str]) -> AsyncGenerator[P, None]:
-        """The pages of a list, each when it is needed."""
-        query = dict(params)
-        while True:
-            page = await self._transport.run(self._calls.value("GET", path, kind, params=query))
-            yield page
-            if page.next is None:
-                return
-            query["after"] = page.next

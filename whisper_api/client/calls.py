@@ -1,38 +1,49 @@
-"""The calls of the REST API without their I/O: which requests they send, when they pause and what they return.
+"""Calls of the REST API without their I/O: which requests they send, when they pause and what they return.
 
 A call is a generator. It yields a :class:`Request` and is resumed with the response, or with :class:`RetryLater` when
-there is none. It yields a :class:`Pause` and is resumed after that time. The blocking and the asynchronous client run
-the same generators.
+there is none. It yields a :class:`Pause` and is resumed after that time, or :class:`Work` and is resumed with its
+value. :func:`api_call` and :func:`api_list` make one call a blocking method of :class:`~whisper_api.Client` and a
+coroutine of :class:`~whisper_api.AsyncClient`.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from whisper_api.client.fields import texts
 from whisper_api.client.responses import Response, RetryLater, decoded, pause_before
 from whisper_api.client.upload import MultipartForm
-from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFinished
-from whisper_api.job_values import FINAL_STATES, Corrections, JobResult, JobStatus
-from whisper_api.schema import RenderOptions
+from whisper_api.errors import InvalidOption
 
-__all__ = ["Calls", "JobPage", "Page", "Pause", "Request", "Steps", "checked", "path_of"]
-
-# A call that waits for a job goes on while the server is away for this long, for example during a restart.
-RESTART_SECONDS = 120.0
-# Seconds that the server may hold one request until the status changes; with a progress callback, the shorter time.
-LONG_POLL = 30.0
-WATCHED_POLL = 1.0
-# Least seconds between two requests, because a server that stops does not hold them.
-SHORTEST_POLL = 0.25
+__all__ = [
+    "Asynchronous",
+    "Blocking",
+    "Calls",
+    "Cleanup",
+    "Methods",
+    "Pages",
+    "Pause",
+    "Request",
+    "Step",
+    "Steps",
+    "Work",
+    "api_call",
+    "api_list",
+    "checked",
+    "path_of",
+]
 
 T = TypeVar("T")
+B = TypeVar("B")
+A = TypeVar("A")
+P = ParamSpec("P")
 
 
 class Request(NamedTuple):
@@ -60,28 +71,141 @@ class Pause(NamedTuple):
     seconds: float
 
 
-# Resumed with a Response after a Request, with None after a Pause.
-Steps = Generator["Request | Pause", Any, T]
+class Work(NamedTuple):
+    """A function that blocks, such as the opening of a file; the asynchronous client runs it in a thread."""
+
+    function: Callable[[], Any]
 
 
-class Page(msgspec.Struct, kw_only=True):
-    """A page of a list, and the cursor of the next page; a list has its own subclass, with its entries."""
+class Cleanup(NamedTuple):
+    """What to do when the call is interrupted from now on, for example by Ctrl-C or a canceled task."""
 
-    next: str | None = None
-
-
-class JobPage(Page):
-    """A page of the caller's jobs."""
-
-    jobs: tuple[JobStatus, ...]
+    steps: Callable[[], Steps[None]]
 
 
-class _Accepted(msgspec.Struct):
-    job_id: str
+Step = Request | Pause | Work | Cleanup
+# Resumed with a Response after a Request, with the function's value after Work, else with None.
+Steps = Generator[Step, Any, T]
+
+
+class Blocking:
+    """Marks the client whose methods block."""
+
+
+class Asynchronous:
+    """Marks the client whose methods are coroutines."""
+
+
+class ClientMethod(Generic[P, B, A]):
+    """What both clients have under one name.
+
+    Args:
+        call: the method that a group of methods defines.
+        blocking: the method of the blocking client.
+        coroutine: the method of the asynchronous client.
+        returns: what the two return, around the value of the call.
+    """
+
+    def __init__(self, call: Callable[..., Any], blocking: Any, coroutine: Any, *returns: str) -> None:
+        signature = inspect.signature(call)
+        value = str(signature.return_annotation).partition("[")[2].removesuffix("]")
+        for method, text in zip((blocking, coroutine), returns, strict=True):
+            functools.update_wrapper(method, call)
+            signature = signature.replace(return_annotation=text.format(value))
+            method.__signature__ = signature
+            method.__annotations__ = {**call.__annotations__, "return": signature.return_annotation}
+        self._methods = blocking, coroutine
+
+    @overload
+    def __get__(self, client: Blocking, owner: type) -> Callable[P, B]: ...
+
+    @overload
+    def __get__(self, client: Asynchronous, owner: type) -> Callable[P, A]: ...
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Callable[..., Any]: ...
+
+    def __get__(self, client: object, owner: type) -> Any:
+        method = self._methods[issubclass(owner, Asynchronous)]
+        return method if client is None else method.__get__(client, owner)
+
+
+def api_call(call: Callable[Concatenate[Any, P], Steps[T]]) -> ClientMethod[P, T, Coroutine[Any, Any, T]]:
+    """Make a method of both clients, which blocks in one and is a coroutine of the other.
+
+    Args:
+        call: a method that returns the steps of the call.
+    """
+
+    def blocking(self: Any, *args: Any, **named: Any) -> Any:
+        return self._transport.run(call(self, *args, **named))
+
+    async def coroutine(self: Any, *args: Any, **named: Any) -> Any:
+        return await self._transport.run(call(self, *args, **named))
+
+    return ClientMethod(call, blocking, coroutine, "{}", "{}")
+
+
+def api_list(call: Callable[Concatenate[Any, P], Pages[T]]) -> ClientMethod[P, Iterator[T], AsyncGenerator[T, None]]:
+    """Make a method of both clients that iterates over the entries of a list.
+
+    Args:
+        call: a method that returns the pages of the list.
+    """
+
+    def blocking(self: Any, *args: Any, **named: Any) -> Iterator[Any]:
+        pages = call(self, *args, **named)
+        while pages.more:
+            yield from self._transport.run(pages.following())
+
+    async def coroutine(self: Any, *args: Any, **named: Any) -> AsyncGenerator[Any, None]:
+        pages = call(self, *args, **named)
+        while pages.more:
+            for entry in await self._transport.run(pages.following()):
+                yield entry
+
+    return ClientMethod(call, blocking, coroutine, "Iterator[{}]", "AsyncGenerator[{}, None]")
+
+
+class Pages(Generic[T]):
+    """The pages of a list, each requested when it is needed.
+
+    Args:
+        page: requests the page of a query.
+        query: the query of the first page.
+        entries: the entries of a page.
+
+    Attributes:
+        more: whether there is another page.
+    """
+
+    def __init__(
+        self,
+        page: Callable[[Mapping[str, str]], Steps[Any]],
+        query: Mapping[str, str],
+        entries: Callable[[Any], Sequence[T]],
+    ) -> None:
+        self.more = True
+        self._page = page
+        self._query = dict(query)
+        self._entries = entries
+
+    def following(self) -> Steps[Sequence[T]]:
+        """The entries of the next page."""
+        page = yield from self._page(self._query)
+        self.more = page.next is not None
+        self._query["after"] = page.next
+        return self._entries(page)
+
+
+class Methods:
+    """The base of a group of methods of both clients."""
+
+    _calls: Calls
 
 
 class Calls:
-    """The calls of one client.
+    """Makes the calls of one client.
 
     Args:
         retries: how often a request is tried again.
@@ -90,133 +214,18 @@ class Calls:
     def __init__(self, retries: int) -> None:
         self._retries = retries
 
-    def submit(self, form: MultipartForm, key: str) -> Steps[str]:
-        """Send audio, and return the job's id.
+    def pages(
+        self, path: str, kind: type[B], params: Mapping[str, str], entries: Callable[[B], Sequence[T]]
+    ) -> Pages[T]:
+        """The pages of a list.
 
         Args:
-            form: the audio and the options.
-            key: the idempotency key, the same for every attempt.
+            path: path of the list.
+            kind: type of a page.
+            params: the query of the first page.
+            entries: the entries of a page.
         """
-        headers = {"Content-Type": form.content_type, "Idempotency-Key": key}
-        response = yield from self.response(Request("POST", "/transcribe", headers=headers, body=form))
-        return decoded(response, _Accepted).job_id
-
-    def status(
-        self, job_id: str, wait: float = 0.0, *, deadline: float = math.inf, patience_seconds: float = 0.0
-    ) -> Steps[JobStatus]:
-        """The status of a job.
-
-        Args:
-            job_id: id of the job.
-            wait: seconds that the server may hold the request.
-            deadline: as in :meth:`response`.
-            patience_seconds: as in :meth:`response`.
-        """
-        params = {"wait": f"{wait:.3g}"} if wait > 0 else {}
-        request = Request("GET", path_of("transcription", job_id), job_id, params, held_seconds=wait)
-        response = yield from self.response(request, deadline=deadline, patience_seconds=patience_seconds)
-        return decoded(response, JobStatus)
-
-    def wait(
-        self, job_id: str, on_progress: Callable[[JobStatus], None] | None, timeout: float | None
-    ) -> Steps[JobStatus]:
-        """Ask for the status until the job has ended, and return the last status.
-
-        Args:
-            job_id: id of the job.
-            on_progress: called with each status that differs from the status before.
-            timeout: seconds; None for no limit.
-        """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        longest = LONG_POLL if on_progress is None else WATCHED_POLL
-        last: JobStatus | None = None
-        while True:
-            asked = time.monotonic()
-            # The first request returns at once; the server holds each later request until the status changes.
-            wait = 0.0 if last is None else max(0.0, min(longest, deadline - asked))
-            status = yield from self.status(job_id, wait, deadline=deadline, patience_seconds=RESTART_SECONDS)
-            if status != last and on_progress is not None:
-                on_progress(status)
-            now = time.monotonic()
-            if status.status in FINAL_STATES or now >= deadline:
-                return status
-            if last is not None:
-                yield Pause(max(0.0, min(asked + SHORTEST_POLL, deadline) - now))
-            last = status
-
-    def awaited_result(
-        self, job_id: str, on_progress: Callable[[JobStatus], None] | None, timeout: float | None
-    ) -> Steps[JobResult]:
-        """Wait for a job, and return its result.
-
-        Args:
-            job_id: as in :meth:`wait`.
-            on_progress: as in :meth:`wait`.
-            timeout: as in :meth:`wait`.
-
-        Raises:
-            JobFailed, JobCanceled, JobNotFinished: there is no result, for this reason.
-        """
-        status = yield from self.wait(job_id, on_progress, timeout)
-        match status.status:
-            case "Completed":
-                return (yield from self.result(job_id))
-            case "Failed":
-                raise JobFailed(job_id, status.error or "the job failed")
-            case "Canceled":
-                raise JobCanceled(job_id, status.error or "the job was canceled")
-        raise JobNotFinished(job_id, f"job {job_id} has not ended after {timeout:g} seconds; it goes on")
-
-    def result(self, job_id: str) -> Steps[JobResult]:
-        """The result of a job that has ended."""
-        return self.value("GET", path_of("transcription", job_id, "result"), JobResult, job_id=job_id)
-
-    def result_as(self, job_id: str, format: str, render_options: RenderOptions | None) -> Steps[str]:
-        """The result as the text of a file.
-
-        Args:
-            job_id: id of the job.
-            format: srt, vtt, txt, tsv, json, aud, ass, md or rttm.
-            render_options: the layout of subtitles.
-        """
-        body = yield from self.result_file(job_id, format, render_options)
-        return body.decode("utf-8")
-
-    def result_file(self, job_id: str, format: str, render_options: RenderOptions | None) -> Steps[bytes]:
-        """The result as the bytes of a file.
-
-        Args:
-            job_id: id of the job.
-            format: as in :meth:`result_as`, or docx.
-            render_options: the layout of subtitles.
-        """
-        params = {"format": format, **texts(msgspec.to_builtins(render_options or RenderOptions()))}
-        response = yield from self.response(Request("GET", path_of("transcription", job_id, "result"), job_id, params))
-        return response.body
-
-    def corrections(self, job_id: str) -> Steps[Corrections]:
-        """The corrections of a job's result."""
-        return self.value("GET", path_of("transcription", job_id, "corrections"), Corrections, job_id=job_id)
-
-    def correct(self, job_id: str, corrections: Corrections) -> Steps[Corrections]:
-        """Replace the corrections of a job's result, and return those that the server keeps.
-
-        Args:
-            job_id: id of the job.
-            corrections: all corrections.
-        """
-        path = path_of("transcription", job_id, "corrections")
-        return self.value("PUT", path, Corrections, corrections, job_id=job_id)
-
-    def cancel(self, job_id: str, force: bool) -> Steps[None]:
-        """Cancel a job or remove its result.
-
-        Args:
-            job_id: id of the job.
-            force: also cancel a running job.
-        """
-        params = {"force": "true"} if force else {}
-        yield from self.response(Request("DELETE", path_of("transcription", job_id), job_id, params))
+        return Pages(lambda query: self.value("GET", path, kind, params=query), params, entries)
 
     def value(
         self,

@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 
 import msgspec
 
-from whisper_api.client import calls
+from whisper_api.client import jobs
 from whisper_api.client.calls import Request, path_of
 from whisper_api.client.responses import EVENT_STREAM, RetryLater, pause_before
 from whisper_api.errors import RequestError
@@ -84,7 +84,7 @@ class EventReader:
         Raises:
             WhisperApiError: the server is away for too long.
         """
-        if time.monotonic() - self._last_read >= calls.RESTART_SECONDS:
+        if time.monotonic() - self._last_read >= jobs.RESTART_SECONDS:
             if lost is None:
                 raise RequestError(f"the stream of events ends again and again before job {self._job_id} has ended")
             raise lost.reason from lost.reason.__cause__

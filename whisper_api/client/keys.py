@@ -1,30 +1,23 @@
-"""The methods of the blocking client that manage keys; they need a key with the role ``admin``."""
+"""The methods of the clients that manage keys; they need a key with the role ``admin``."""
 
 from __future__ import annotations
 
-import msgspec
+from whisper_api.client.calls import Methods, Steps, api_call, path_of
+from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, KeyList, KeyWithSecret, NewKey, Rotation
 
-from whisper_api.client.calls import path_of
-from whisper_api.client.transport import Methods
-from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, KeyWithSecret, NewKey, Rotation
-
-__all__ = ["KeyList", "KeyMethods"]
-
-
-class KeyList(msgspec.Struct):
-    """All keys of a server."""
-
-    keys: tuple[AccessKey, ...]
+__all__ = ["KeyMethods"]
 
 
 class KeyMethods(Methods):
     """Manages the keys of a server. Every method raises RequestError when the server refuses or cannot be reached."""
 
-    def keys(self) -> tuple[AccessKey, ...]:
+    @api_call
+    def keys(self) -> Steps[tuple[AccessKey, ...]]:
         """All keys, the oldest first, also those that have expired or were revoked."""
-        return self._transport.run(self._calls.value("GET", "/admin/keys", KeyList)).keys
+        return (yield from self._calls.value("GET", "/admin/keys", KeyList)).keys
 
-    def key(self, key_id: str) -> AccessKey:
+    @api_call
+    def key(self, key_id: str) -> Steps[AccessKey]:
         """A key.
 
         Args:
@@ -33,9 +26,10 @@ class KeyMethods(Methods):
         Raises:
             KeyNotFound: no key has this id.
         """
-        return self._transport.run(self._calls.value("GET", path_of("admin", "keys", key_id), AccessKey))
+        return self._calls.value("GET", path_of("admin", "keys", key_id), AccessKey)
 
-    def create_key(self, new: NewKey) -> KeyWithSecret:
+    @api_call
+    def create_key(self, new: NewKey) -> Steps[KeyWithSecret]:
         """Create a key.
 
         Args:
@@ -49,9 +43,10 @@ class KeyMethods(Methods):
             InvalidOption: a value cannot be used, or the name is taken.
             ScopeMissing: the key would be able to do more than the caller's.
         """
-        return self._transport.run(self._calls.value("POST", "/admin/keys", KeyWithSecret, new))
+        return self._calls.value("POST", "/admin/keys", KeyWithSecret, new)
 
-    def change_key(self, key_id: str, change: KeyChange) -> AccessKey:
+    @api_call
+    def change_key(self, key_id: str, change: KeyChange) -> Steps[AccessKey]:
         """Change a valid key.
 
         Args:
@@ -64,9 +59,10 @@ class KeyMethods(Methods):
             LastAdminKey: no key could manage keys afterwards.
             ScopeMissing: the key can do more than the caller's, or would be able to.
         """
-        return self._transport.run(self._calls.value("PATCH", path_of("admin", "keys", key_id), AccessKey, change))
+        return self._calls.value("PATCH", path_of("admin", "keys", key_id), AccessKey, change)
 
-    def rotate_key(self, key_id: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> KeyWithSecret:
+    @api_call
+    def rotate_key(self, key_id: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> Steps[KeyWithSecret]:
         """Give a valid key a new secret.
 
         Args:
@@ -82,9 +78,10 @@ class KeyMethods(Methods):
             ScopeMissing: the key can do more than the caller's.
         """
         path, rotation = path_of("admin", "keys", key_id, "rotate"), Rotation(grace_seconds=grace_seconds)
-        return self._transport.run(self._calls.value("POST", path, KeyWithSecret, rotation))
+        return self._calls.value("POST", path, KeyWithSecret, rotation)
 
-    def revoke_key(self, key_id: str) -> AccessKey:
+    @api_call
+    def revoke_key(self, key_id: str) -> Steps[AccessKey]:
         """Revoke a key for good: its jobs are canceled, its known speakers and vocabularies are deleted.
 
         Args:
@@ -94,4 +91,4 @@ class KeyMethods(Methods):
             KeyNotFound: no key has this id.
             LastAdminKey: no key could manage keys afterwards.
         """
-        return self._transport.run(self._calls.value("DELETE", path_of("admin", "keys", key_id), AccessKey))
+        return self._calls.value("DELETE", path_of("admin", "keys", key_id), AccessKey)

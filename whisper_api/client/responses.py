@@ -36,41 +36,11 @@ LONGEST_PAUSE = 15.0
 # The client does not wait for a longer Retry-After: the caller gets the error and decides.
 LONGEST_RETRY_AFTER = 300.0
 
-# The server's error codes to the classes of errors, by the arguments of the classes.
-OF_THE_REQUEST: dict[str, type[WhisperApiError]] = {
-    "invalid_audio": errors.InvalidAudio,
-    "audio_too_long": errors.AudioTooLong,
-    "invalid_input": errors.InvalidInput,
-    "model_unavailable": errors.ModelUnavailable,
-    "unknown_model": errors.UnknownModel,
+# The server's error codes to the classes of errors; a code of several classes stands for one that says what to do.
+KINDS: dict[str, type[WhisperApiError]] = {code: kind for kind, (_, code) in errors.RULES.items()} | {
     "device_unavailable": errors.DeviceUnavailable,
-    "extra_missing": errors.ExtraMissing,
-    "storage_unavailable": errors.StorageError,
-    "storage_full": errors.StorageFull,
-    "storage_locked": errors.StorageLocked,
-    "speaker_exists": errors.SpeakerExists,
-    "speaker_limit": errors.SpeakerLimit,
-    "vocabulary_not_found": errors.VocabularyNotFound,
-    "webhook_not_found": errors.WebhookNotFound,
-    "delivery_not_found": errors.DeliveryNotFound,
-    "key_not_found": errors.KeyNotFound,
-    "key_expired": errors.KeyExpired,
-    "forbidden_scope": errors.ScopeMissing,
-    "last_admin_key": errors.LastAdminKey,
-}
-OF_THE_JOB: dict[str, type[errors.JobError]] = {
-    "job_not_finished": errors.JobNotFinished,
-    "job_failed": errors.JobFailed,
-    "job_canceled": errors.JobCanceled,
-    "result_gone": errors.ResultGone,
-    "idempotency_conflict": errors.IdempotencyConflict,
-}
-FOR_NOW: dict[str, type[errors.Busy]] = {
-    "queue_full": errors.QueueFull,
     "draining": errors.Draining,
-    "caller_limit": errors.CallerLimit,
-    "rate_limit_exceeded": errors.RateLimited,
-    "quota_exceeded": errors.QuotaExceeded,
+    "model_unavailable": errors.ModelUnavailable,
 }
 
 
@@ -203,22 +173,19 @@ def _error(response: Response, job_id: str) -> WhisperApiError:
     if not detail:
         location = response.headers.get("Location")
         detail = f"the server answered {response.status}{f' and names {location}' if location else ''}"
-    if code == "job_not_found":
-        return errors.JobNotFound(job_id)
-    if code == "speaker_not_found":
-        return errors.SpeakerNotFound(detail.removeprefix("Speaker not found: "))
-    if code == "job_processing":
-        return errors.JobIsProcessing(job_id)
-    if code == "invalid_field":
+    kind = KINDS.get(code, RequestError)
+    if kind is RequestError:
+        return RequestError(detail, response.status, code)
+    if issubclass(kind, (errors.JobNotFound, errors.JobIsProcessing)):
+        return kind(job_id)
+    if issubclass(kind, errors.JobError):
+        return kind(job_id, detail)
+    if issubclass(kind, errors.Busy):
+        return kind(detail, response.retry_after)
+    if kind is InvalidOption:
         field, colon, message = detail.partition(": ")
         return InvalidOption(field, message) if colon and field.isidentifier() else InvalidInput(detail)
-    if code in OF_THE_JOB:
-        return OF_THE_JOB[code](job_id, detail)
-    if code in FOR_NOW:
-        return FOR_NOW[code](detail, response.retry_after)
-    if code in OF_THE_REQUEST:
-        return OF_THE_REQUEST[code](detail)
-    return RequestError(detail, response.status, code)
+    return kind(detail.removeprefix("Speaker not found: ") if kind is errors.SpeakerNotFound else detail)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,33 +1,25 @@
-"""The methods of the blocking client for known speakers."""
+"""The methods of the clients for known speakers."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
 
-import msgspec
-
-from whisper_api.client.calls import path_of
-from whisper_api.client.transport import Methods
+from whisper_api.client.calls import Methods, Steps, Work, api_call, path_of
 from whisper_api.client.upload import Source, whole
-from whisper_api.voices import Speaker
+from whisper_api.voices import Speaker, SpeakerList
 
-__all__ = ["EMBED_SECONDS", "SpeakerList", "SpeakerMethods", "data_urls"]
+__all__ = ["SpeakerMethods"]
 
 # Seconds that the server may take to compute a voice, which waits for other voices and for models.
 EMBED_SECONDS = 300.0
 
 
-class SpeakerList(msgspec.Struct):
-    """All known speakers of a key."""
-
-    speakers: tuple[Speaker, ...]
-
-
 class SpeakerMethods(Methods):
-    """The methods of :class:`~whisper_api.Client` for known speakers."""
+    """The methods of the clients for known speakers."""
 
-    def enroll(self, name: str, samples: Sequence[Source]) -> Speaker:
+    @api_call
+    def enroll(self, name: str, samples: Sequence[Source]) -> Steps[Speaker]:
         """Add a person whose voice jobs with ``identify`` recognise. The person must have agreed to that.
 
         Args:
@@ -42,10 +34,11 @@ class SpeakerMethods(Methods):
             ModelUnavailable: the server has no model for voices.
             RequestError: the server refused, or cannot be reached.
         """
-        value = {"name": name, "samples": data_urls(samples)}
-        return self._transport.run(self._calls.value("POST", "/speakers", Speaker, value, held_seconds=EMBED_SECONDS))
+        value = {"name": name, "samples": (yield Work(lambda: _data_urls(samples)))}
+        return (yield from self._calls.value("POST", "/speakers", Speaker, value, held_seconds=EMBED_SECONDS))
 
-    def add_samples(self, speaker_id: str, samples: Sequence[Source]) -> Speaker:
+    @api_call
+    def add_samples(self, speaker_id: str, samples: Sequence[Source]) -> Steps[Speaker]:
         """Add recordings to a known speaker; they replace those that another model has embedded.
 
         Args:
@@ -56,18 +49,20 @@ class SpeakerMethods(Methods):
             SpeakerNotFound: there is no such speaker, or it belongs to another key.
             WhisperApiError: as with :meth:`enroll`.
         """
-        path, value = path_of("speakers", speaker_id, "samples"), {"samples": data_urls(samples)}
-        return self._transport.run(self._calls.value("POST", path, Speaker, value, held_seconds=EMBED_SECONDS))
+        path, value = path_of("speakers", speaker_id, "samples"), {"samples": (yield Work(lambda: _data_urls(samples)))}
+        return (yield from self._calls.value("POST", path, Speaker, value, held_seconds=EMBED_SECONDS))
 
-    def speakers(self) -> tuple[Speaker, ...]:
+    @api_call
+    def speakers(self) -> Steps[tuple[Speaker, ...]]:
         """The caller's known speakers, the oldest first.
 
         Raises:
             RequestError: the server refused, or cannot be reached.
         """
-        return self._transport.run(self._calls.value("GET", "/speakers", SpeakerList)).speakers
+        return (yield from self._calls.value("GET", "/speakers", SpeakerList)).speakers
 
-    def rename_speaker(self, speaker_id: str, name: str) -> Speaker:
+    @api_call
+    def rename_speaker(self, speaker_id: str, name: str) -> Steps[Speaker]:
         """Rename a known speaker. Earlier transcripts keep the old name.
 
         Args:
@@ -80,9 +75,10 @@ class SpeakerMethods(Methods):
             RequestError: the server refused, or cannot be reached.
         """
         path, value = path_of("speakers", speaker_id), {"name": name}
-        return self._transport.run(self._calls.value("PATCH", path, Speaker, value, held_seconds=EMBED_SECONDS))
+        return self._calls.value("PATCH", path, Speaker, value, held_seconds=EMBED_SECONDS)
 
-    def delete_speaker(self, speaker_id: str) -> None:
+    @api_call
+    def delete_speaker(self, speaker_id: str) -> Steps[None]:
         """Delete a known speaker: the name and the voice.
 
         Args:
@@ -92,16 +88,9 @@ class SpeakerMethods(Methods):
             SpeakerNotFound: there is no such speaker, or it belongs to another key.
             RequestError: the server refused, or cannot be reached.
         """
-        self._transport.run(self._calls.delete(path_of("speakers", speaker_id)))
+        return self._calls.delete(path_of("speakers", speaker_id))
 
 
-def data_urls(samples: Sequence[Source]) -> list[str]:
-    """Recordings as the server takes them in JSON.
-
-    Args:
-        samples: recordings; blocks while they are read.
-
-    Raises:
-        OSError, InvalidInput: as with :func:`~whisper_api.client.upload.whole`.
-    """
+def _data_urls(samples: Sequence[Source]) -> list[str]:
+    """Recordings as the server takes them in JSON; blocks while they are read."""
     return [f"data:;base64,{base64.b64encode(sample).decode()}" for sample in whole(samples)]

@@ -5,22 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from whisper_api.client.calls import Calls, Page, Pause, Request, Steps
+from whisper_api.client.calls import Cleanup, Pause, Request, Steps, Work
 from whisper_api.client.responses import Response, RetryLater, check_stream, outcome, unreachable, untrusted
 from whisper_api.client.upload import UploadFailed
-from whisper_api.errors import RequestError
+from whisper_api.errors import RequestError, WhisperApiError
 from whisper_api.trace_context import active_trace_headers
 
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["Methods", "Transport"]
+__all__ = ["Transport"]
 
 T = TypeVar("T")
-P = TypeVar("P", bound=Page)
 
 
 class Transport:
@@ -52,22 +51,37 @@ class Transport:
         Raises:
             WhisperApiError: the server's error by its name, or RequestError when the server cannot be reached.
         """
+        cleanup: Cleanup | None = None
         try:
             step = next(steps)
             while True:
-                if isinstance(step, Pause):
-                    time.sleep(step.seconds)
-                    step = steps.send(None)
-                    continue
-                try:
-                    response = self._attempt(step)
-                except RetryLater as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(response)
+                value: Any = None
+                match step:
+                    case Pause(seconds):
+                        time.sleep(seconds)
+                    case Work(function):
+                        value = function()
+                    case Cleanup():
+                        cleanup = step
+                    case Request():
+                        try:
+                            value = self._attempt(step)
+                        except RetryLater as error:
+                            step = steps.throw(error)
+                            continue
+                step = steps.send(value)
         except StopIteration as done:
-            value: T = done.value
-            return value
+            result: T = done.value
+            return result
+        except WhisperApiError:
+            raise
+        except BaseException:
+            if cleanup is not None:
+                with contextlib.suppress(WhisperApiError):
+                    self.run(cleanup.steps())
+            raise
+        finally:
+            steps.close()
 
     def _attempt(self, request: Request) -> Response:
         with self._opened(request, self._timeout + request.held_seconds) as response:
@@ -133,20 +147,3 @@ class Transport:
         if self._api_key:
             request.headers["Authorization"] = f"Bearer {self._api_key}"
         return request
-
-
-class Methods:
-    """The base class of the blocking client and of its groups of methods."""
-
-    _calls: Calls
-    _transport: Transport
-
-    def _pages(self, path: str, kind: type[P], params: Mapping[str, str]) -> Iterator[P]:
-        """The pages of a list, each when it is needed."""
-        query = dict(params)
-        while True:
-            page = self._transport.run(self._calls.value("GET", path, kind, params=query))
-            yield page
-            if page.next is None:
-                return
-            query["after"] = page.next

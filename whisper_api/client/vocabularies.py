@@ -1,4 +1,4 @@
-"""The methods of the blocking client for stored vocabularies."""
+"""The methods of the clients for stored vocabularies."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from whisper_api.client.calls import path_of
-from whisper_api.client.transport import Methods
+from whisper_api.client.calls import Methods, Steps, api_call, path_of
 from whisper_api.job_values import Vocabulary
 
-__all__ = ["VocabularyList", "VocabularyMethods"]
+__all__ = ["VocabularyMethods"]
 
 
 class VocabularyList(msgspec.Struct):
@@ -20,9 +19,10 @@ class VocabularyList(msgspec.Struct):
 
 
 class VocabularyMethods(Methods):
-    """The methods of :class:`~whisper_api.Client` for stored vocabularies."""
+    """The methods of the clients for stored vocabularies."""
 
-    def put_vocabulary(self, name: str, terms: Sequence[str]) -> Vocabulary:
+    @api_call
+    def put_vocabulary(self, name: str, terms: Sequence[str]) -> Steps[Vocabulary]:
         """Store names and terms, which jobs use with ``TranscriptionOptions(vocabulary=name)``.
 
         Args:
@@ -37,9 +37,10 @@ class VocabularyMethods(Methods):
             RequestError: the server refused, or cannot be reached.
         """
         value = {"terms": list(terms)}
-        return self._transport.run(self._calls.value("PUT", path_of("vocabularies", name), Vocabulary, value))
+        return self._calls.value("PUT", path_of("vocabularies", name), Vocabulary, value)
 
-    def vocabulary(self, name: str) -> Vocabulary:
+    @api_call
+    def vocabulary(self, name: str) -> Steps[Vocabulary]:
         """A stored vocabulary of the caller's key.
 
         Args:
@@ -49,17 +50,19 @@ class VocabularyMethods(Methods):
             VocabularyNotFound: there is no such vocabulary, or it belongs to another key.
             RequestError: the server refused, or cannot be reached.
         """
-        return self._transport.run(self._calls.value("GET", path_of("vocabularies", name), Vocabulary))
+        return self._calls.value("GET", path_of("vocabularies", name), Vocabulary)
 
-    def vocabularies(self) -> tuple[Vocabulary, ...]:
+    @api_call
+    def vocabularies(self) -> Steps[tuple[Vocabulary, ...]]:
         """All stored vocabularies of the caller's key, in the order of their names.
 
         Raises:
             RequestError: the server refused, or cannot be reached.
         """
-        return self._transport.run(self._calls.value("GET", "/vocabularies", VocabularyList)).vocabularies
+        return (yield from self._calls.value("GET", "/vocabularies", VocabularyList)).vocabularies
 
-    def delete_vocabulary(self, name: str) -> None:
+    @api_call
+    def delete_vocabulary(self, name: str) -> Steps[None]:
         """Delete a stored vocabulary. Jobs that were submitted before keep its terms.
 
         Args:
@@ -68,4 +71,4 @@ class VocabularyMethods(Methods):
         Raises:
             VocabularyNotFound, RequestError: as with :meth:`vocabulary`.
         """
-        self._transport.run(self._calls.delete(path_of("vocabularies", name)))
+        return self._calls.delete(path_of("vocabularies", name))

@@ -1,18 +1,23 @@
-"""The methods of the blocking client for webhooks."""
+"""The methods of the clients for webhooks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
-from whisper_api.client.calls import Calls, Page, Steps, path_of
+from whisper_api.client.calls import Calls, Methods, Pages, Steps, api_call, api_list, path_of
 from whisper_api.client.fields import texts
-from whisper_api.client.transport import Methods
-from whisper_api.webhooks import DeliveryState, WebhookDelivery, WebhookEndpoint, WebhookEventType, WebhookSecret
+from whisper_api.webhooks import (
+    DeliveryPage,
+    DeliveryState,
+    EndpointList,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEventType,
+    WebhookSecret,
+)
 
-__all__ = ["ONCE", "DeliveryPage", "EndpointList", "WebhookMethods", "secret_path", "sent_endpoint"]
+__all__ = ["WebhookMethods"]
 
 # For requests that a second attempt would do twice.
 ONCE = Calls(0)
@@ -20,38 +25,29 @@ ONCE = Calls(0)
 LOOKUP_SECONDS = 60.0
 
 
-class DeliveryPage(Page):
-    """A page of deliveries."""
-
-    deliveries: tuple[WebhookDelivery, ...]
-
-
-class EndpointList(msgspec.Struct):
-    """All endpoints of a key."""
-
-    webhooks: tuple[WebhookEndpoint, ...]
-
-
 class WebhookMethods(Methods):
-    """The methods of :class:`~whisper_api.Client` for webhooks."""
+    """The methods of the clients for webhooks."""
 
-    def webhooks(self) -> tuple[WebhookEndpoint, ...]:
+    @api_call
+    def webhooks(self) -> Steps[tuple[WebhookEndpoint, ...]]:
         """The endpoints of the caller's key, the oldest first.
 
         Raises:
             RequestError: the server refused, or cannot be reached.
         """
-        return self._transport.run(self._calls.value("GET", "/webhooks", EndpointList)).webhooks
+        return (yield from self._calls.value("GET", "/webhooks", EndpointList)).webhooks
 
-    def webhook(self, endpoint_id: str) -> WebhookEndpoint:
+    @api_call
+    def webhook(self, endpoint_id: str) -> Steps[WebhookEndpoint]:
         """An endpoint of the caller's key.
 
         Raises:
             WebhookNotFound: there is no such endpoint, or it belongs to another key.
             RequestError: the server refused, or cannot be reached.
         """
-        return self._transport.run(self._calls.value("GET", path_of("webhooks", endpoint_id), WebhookEndpoint))
+        return self._calls.value("GET", path_of("webhooks", endpoint_id), WebhookEndpoint)
 
+    @api_call
     def create_webhook(
         self,
         url: str,
@@ -59,7 +55,7 @@ class WebhookMethods(Methods):
         events: Sequence[WebhookEventType] | None = None,
         include_result: bool = False,
         description: str = "",
-    ) -> WebhookEndpoint:
+    ) -> Steps[WebhookEndpoint]:
         """Make an endpoint, which gets the events of all later jobs of the caller's key.
 
         Args:
@@ -73,8 +69,9 @@ class WebhookMethods(Methods):
             RequestError: the server refused, or cannot be reached.
         """
         values = {"url": url, "events": events, "include_result": include_result, "description": description}
-        return self._transport.run(sent_endpoint(ONCE, "POST", "/webhooks", values))
+        return _sent_endpoint(ONCE, "POST", "/webhooks", values)
 
+    @api_call
     def change_webhook(
         self,
         endpoint_id: str,
@@ -84,7 +81,7 @@ class WebhookMethods(Methods):
         include_result: bool | None = None,
         description: str | None = None,
         enabled: bool | None = None,
-    ) -> WebhookEndpoint:
+    ) -> Steps[WebhookEndpoint]:
         """Change an endpoint; what is None stays.
 
         Args:
@@ -101,17 +98,19 @@ class WebhookMethods(Methods):
         """
         values = {"url": url, "events": events, "include_result": include_result, "description": description}
         path, values = path_of("webhooks", endpoint_id), {**values, "enabled": enabled}
-        return self._transport.run(sent_endpoint(self._calls, "PATCH", path, values))
+        return _sent_endpoint(self._calls, "PATCH", path, values)
 
-    def delete_webhook(self, endpoint_id: str) -> None:
+    @api_call
+    def delete_webhook(self, endpoint_id: str) -> Steps[None]:
         """Delete an endpoint with its secrets and deliveries.
 
         Raises:
             WebhookNotFound, RequestError: as with :meth:`webhook`.
         """
-        self._transport.run(self._calls.delete(path_of("webhooks", endpoint_id)))
+        return self._calls.delete(path_of("webhooks", endpoint_id))
 
-    def webhook_secret(self, endpoint_id: str | None = None) -> WebhookSecret:
+    @api_call
+    def webhook_secret(self, endpoint_id: str | None = None) -> Steps[WebhookSecret]:
         """The secret that signs deliveries, for :func:`~whisper_api.verify_webhook`.
 
         Args:
@@ -121,9 +120,10 @@ class WebhookMethods(Methods):
         Raises:
             WebhookNotFound, RequestError: as with :meth:`webhook`.
         """
-        return self._transport.run(self._calls.value("GET", secret_path(endpoint_id), WebhookSecret))
+        return self._calls.value("GET", _secret_path(endpoint_id), WebhookSecret)
 
-    def rotate_webhook_secret(self, endpoint_id: str | None = None) -> WebhookSecret:
+    @api_call
+    def rotate_webhook_secret(self, endpoint_id: str | None = None) -> Steps[WebhookSecret]:
         """Make a new secret. For a day, deliveries have a signature of the secret before, too.
 
         Args:
@@ -132,9 +132,10 @@ class WebhookMethods(Methods):
         Raises:
             WebhookNotFound, RequestError: as with :meth:`webhook`.
         """
-        return self._transport.run(ONCE.value("POST", f"{secret_path(endpoint_id)}/rotate", WebhookSecret))
+        return ONCE.value("POST", f"{_secret_path(endpoint_id)}/rotate", WebhookSecret)
 
-    def test_webhook(self, endpoint_id: str) -> WebhookDelivery:
+    @api_call
+    def test_webhook(self, endpoint_id: str) -> Steps[WebhookDelivery]:
         """Send a test event to an endpoint, in one attempt; :meth:`webhook_delivery` says later what came of it.
 
         Args:
@@ -145,11 +146,12 @@ class WebhookMethods(Methods):
             WebhookNotFound, RequestError: as with :meth:`webhook`.
         """
         path = path_of("webhooks", endpoint_id, "test")
-        return self._transport.run(self._calls.value("POST", path, WebhookDelivery))
+        return self._calls.value("POST", path, WebhookDelivery)
 
+    @api_list
     def webhook_deliveries(
         self, state: DeliveryState | None = None, *, job_id: str | None = None, endpoint_id: str | None = None
-    ) -> Iterator[WebhookDelivery]:
+    ) -> Pages[WebhookDelivery]:
         """The deliveries of the events of the caller's jobs, newest first.
 
         Args:
@@ -161,10 +163,10 @@ class WebhookMethods(Methods):
             RequestError: the server refused, or cannot be reached.
         """
         params = texts({"state": state, "job_id": job_id, "endpoint_id": endpoint_id})
-        for page in self._pages("/webhooks/deliveries", DeliveryPage, params):
-            yield from page.deliveries
+        return self._calls.pages("/webhooks/deliveries", DeliveryPage, params, lambda page: page.deliveries)
 
-    def webhook_delivery(self, delivery_id: str) -> WebhookDelivery:
+    @api_call
+    def webhook_delivery(self, delivery_id: str) -> Steps[WebhookDelivery]:
         """A delivery.
 
         Raises:
@@ -172,9 +174,10 @@ class WebhookMethods(Methods):
             RequestError: the server refused, or cannot be reached.
         """
         path = path_of("webhooks", "deliveries", delivery_id)
-        return self._transport.run(self._calls.value("GET", path, WebhookDelivery))
+        return self._calls.value("GET", path, WebhookDelivery)
 
-    def resend_webhook(self, delivery_id: str) -> WebhookDelivery:
+    @api_call
+    def resend_webhook(self, delivery_id: str) -> Steps[WebhookDelivery]:
         """Send a delivery again, with the same id and all its attempts.
 
         Args:
@@ -185,10 +188,10 @@ class WebhookMethods(Methods):
             DeliveryNotFound, RequestError: as with :meth:`webhook_delivery`.
         """
         path = path_of("webhooks", "deliveries", delivery_id, "resend")
-        return self._transport.run(self._calls.value("POST", path, WebhookDelivery))
+        return self._calls.value("POST", path, WebhookDelivery)
 
 
-def sent_endpoint(calls: Calls, method: str, path: str, values: dict[str, Any]) -> Steps[WebhookEndpoint]:
+def _sent_endpoint(calls: Calls, method: str, path: str, values: dict[str, Any]) -> Steps[WebhookEndpoint]:
     """Send the fields of an endpoint.
 
     Args:
@@ -201,6 +204,6 @@ def sent_endpoint(calls: Calls, method: str, path: str, values: dict[str, Any]) 
     return calls.value(method, path, WebhookEndpoint, given, held_seconds=LOOKUP_SECONDS)
 
 
-def secret_path(endpoint_id: str | None) -> str:
+def _secret_path(endpoint_id: str | None) -> str:
     """The path of the secret of an endpoint; for None, of the key's own secret."""
     return "/webhooks/secret" if endpoint_id is None else path_of("webhooks", endpoint_id, "secret")

@@ -24,19 +24,9 @@ import msgspec
 from msgspec.structs import replace
 
 from whisper_api import __version__
-from whisper_api.cluster.messages import (
-    DONE,
-    LOST,
-    MISSING,
-    PARTIAL,
-    PROGRESS,
-    RAISED,
-    Message,
-    encode_error,
-    job_decoder,
-    voices_decoder,
-)
+from whisper_api.cluster import messages
 from whisper_api.errors import Canceled, DeviceLost, EngineLost
+from whisper_api.records import made_of
 from whisper_api.schema import PartialSegments, Progress
 
 if TYPE_CHECKING:
@@ -54,7 +44,7 @@ BEAT_SECONDS = 5.0
 TOGETHER_SECONDS = 0.1
 # The driver takes the last messages of an actor whose device is lost within this time.
 LAST_SECONDS = 1.0
-ENDS = frozenset((DONE, RAISED, LOST))
+ENDS = frozenset((messages.DONE, messages.RAISED, messages.LOST))
 VOICE_MODELS = ("community-1", "segmentation-3.0", "campplus", "ecapa")
 
 
@@ -170,19 +160,17 @@ class EngineActor:
 
     def status(self) -> dict[str, Any]:
         """The engine's :class:`EngineStatus` as built-in values, which every version reads."""
-        status = EngineStatus(incarnation=self._incarnation, refusal=self._refusal)
-        status = replace(status, **identity())
+        status = replace(EngineStatus(incarnation=self._incarnation, refusal=self._refusal), **identity())
         if not self._refusal:
             facts = self._executor.facts()
-            status = replace(
-                status,
+            status = made_of(
+                facts,
+                EngineStatus,
+                incarnation=self._incarnation,
+                **identity(),
                 ready=self._preload.tried and not self._ending,
                 failure=self._preload.failure,
                 device=self._device_name(facts.device),
-                model=facts.model,
-                compute_type=facts.compute_type,
-                models=facts.models,
-                resident_bytes=facts.resident_bytes,
                 revisions=revisions(self._config.models_dir, facts.model),
                 activity=self._executor.activity,
                 statistics=tuple(
@@ -214,9 +202,9 @@ class EngineActor:
         except DeviceLost as error:
             # The front must not take this for the failure of its own device.
             self._end(error)
-            return False, encode_error(EngineLost(str(error)))
+            return False, messages.encode_error(EngineLost(str(error)))
         except BaseException as error:
-            return False, encode_error(error)
+            return False, messages.encode_error(error)
         finally:
             self._forget(call)
 
@@ -235,7 +223,9 @@ class EngineActor:
             file.seek(offset)
             file.write(piece)
 
-    def run(self, call: str, job: bytes, pieces: dict[str, tuple[int, Any]], voices: bytes) -> Iterator[list[Message]]:
+    def run(
+        self, call: str, job: bytes, pieces: dict[str, tuple[int, Any]], voices: bytes
+    ) -> Iterator[list[messages.Message]]:
         """Run a job.
 
         Args:
@@ -247,9 +237,9 @@ class EngineActor:
         Yields:
             Messages: PROGRESS, PARTIAL and MISSING, at last DONE, RAISED or LOST.
         """
-        messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        threading.Thread(target=self._work, args=(call, job, pieces, voices, messages.put), name="job").start()
-        yield from together(messages.get, TOGETHER_SECONDS)
+        sent: queue.SimpleQueue[messages.Message] = queue.SimpleQueue()
+        threading.Thread(target=self._work, args=(call, job, pieces, voices, sent.put), name="job").start()
+        yield from together(sent.get, TOGETHER_SECONDS)
 
     def cancel(self, call: str) -> None:
         """Stop a call within one work item, also one that has not come yet."""
@@ -267,7 +257,7 @@ class EngineActor:
         job: bytes,
         pieces: dict[str, tuple[int, Any]],
         voices: bytes,
-        send: Callable[[Message], None],
+        send: Callable[[messages.Message], None],
     ) -> None:
         run = self._run(call)
         last, sent_at = Progress(0.0, "load"), 0.0
@@ -277,14 +267,14 @@ class EngineActor:
             now = time.monotonic()
             if progress != last or now - sent_at > BEAT_SECONDS:
                 last, sent_at = progress, now
-                send((PROGRESS, msgspec.msgpack.encode(progress)))
+                send((messages.PROGRESS, msgspec.msgpack.encode(progress)))
 
         def on_partial(partial: PartialSegments) -> None:
-            send((PARTIAL, msgspec.msgpack.encode(partial)))
+            send((messages.PARTIAL, msgspec.msgpack.encode(partial)))
 
         def on_missing_model(name: str) -> None:
             run.go_on.clear()
-            send((MISSING, name.encode()))
+            send((messages.MISSING, name.encode()))
             run.go_on.wait()
             if run.cancel.is_set():
                 raise Canceled("the job was canceled")
@@ -296,21 +286,21 @@ class EngineActor:
             while pieces:
                 self.receive(call, *_flat(pieces.popitem()))
             transcript = self._executor.run(
-                job_decoder.decode(job),
+                messages.job_decoder.decode(job),
                 self._directory / call / "audio",
                 on_progress=on_progress,
                 on_partial=on_partial,
                 on_missing_model=on_missing_model,
                 cancel=run.cancel,
-                voices=voices_decoder.decode(voices),
+                voices=messages.voices_decoder.decode(voices),
             )
-            last_message = DONE, msgspec.msgpack.encode(transcript)
+            last_message = messages.DONE, msgspec.msgpack.encode(transcript)
         except DeviceLost as error:
             # The front must not take this for the failure of its own device.
-            last_message = LOST, str(error).encode()
+            last_message = messages.LOST, str(error).encode()
             self._end(error)
         except BaseException as error:
-            last_message = RAISED, encode_error(error)
+            last_message = messages.RAISED, messages.encode_error(error)
         finally:
             self._forget(call)
             shutil.rmtree(self._directory / call, ignore_errors=True)
@@ -343,7 +333,7 @@ class EngineActor:
         return device
 
 
-def together(get: Callable[..., Message], seconds: float) -> Iterator[list[Message]]:
+def together(get: Callable[..., messages.Message], seconds: float) -> Iterator[list[messages.Message]]:
     """Group the messages of a job, until its last one.
 
     A message waits for others while the last group is younger than this time; the last message waits for nothing.

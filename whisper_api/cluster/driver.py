@@ -16,22 +16,8 @@ from typing import Any
 
 import msgspec
 
+from whisper_api.cluster import messages
 from whisper_api.cluster.keeper import Keeper
-from whisper_api.cluster.messages import (
-    ANSWER,
-    RAISED,
-    STATE,
-    Ask,
-    Cancel,
-    ClusterState,
-    Message,
-    Proceed,
-    Request,
-    RunJob,
-    Setup,
-    decode_error,
-    encode_error,
-)
 from whisper_api.cluster.runs import Run
 from whisper_api.cluster.security import check_address, check_nodes
 from whisper_api.errors import Canceled
@@ -59,10 +45,10 @@ def main(descriptor: int) -> None:
     """
     front = Front(Connection(descriptor))
     try:
-        setup = msgspec.msgpack.decode(front.receive(), type=Setup)
+        setup = msgspec.msgpack.decode(front.receive(), type=messages.Setup)
         keeper = _join(setup, front)
     except Exception as error:
-        front.send(0, (STATE, msgspec.msgpack.encode(ClusterState(reason=_sentence(error)))))
+        front.send(0, (messages.STATE, msgspec.msgpack.encode(messages.ClusterState(reason=_sentence(error)))))
         traceback.print_exc()
         return
     Driver(front, keeper).serve()
@@ -70,7 +56,7 @@ def main(descriptor: int) -> None:
     os._exit(0)
 
 
-def _join(setup: Setup, front: Front) -> Keeper:
+def _join(setup: messages.Setup, front: Front) -> Keeper:
     check_address(setup.address)
     if setup.address is not None:
         host, _, port = setup.address.rpartition(":")
@@ -88,7 +74,7 @@ def _join(setup: Setup, front: Front) -> Keeper:
             "_node_ip_address": "127.0.0.1",
         }
     waiting = threading.Timer(
-        JOIN_SECONDS, front.send, (0, (STATE, msgspec.msgpack.encode(ClusterState(reason=WAITING))))
+        JOIN_SECONDS, front.send, (0, (messages.STATE, msgspec.msgpack.encode(messages.ClusterState(reason=WAITING))))
     )
     waiting.daemon = True
     waiting.start()
@@ -97,7 +83,7 @@ def _join(setup: Setup, front: Front) -> Keeper:
     )
     waiting.cancel()
     check_nodes(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"])
-    keeper = Keeper(setup, lambda state: front.send(0, (STATE, msgspec.msgpack.encode(state))))
+    keeper = Keeper(setup, lambda state: front.send(0, (messages.STATE, msgspec.msgpack.encode(state))))
     keeper.start()
     return keeper
 
@@ -117,9 +103,9 @@ class Front:
         """
         return self._connection.recv_bytes()
 
-    def send(self, call: int, *messages: Message) -> None:
+    def send(self, call: int, *sent: messages.Message) -> None:
         """Send a frame of messages. Ends the process when the front has ended."""
-        frame = msgspec.msgpack.encode((call, messages))
+        frame = msgspec.msgpack.encode((call, sent))
         try:
             with self._sending:
                 self._connection.send_bytes(frame)
@@ -145,7 +131,7 @@ class Driver:
 
     def serve(self) -> None:
         """Handle requests until the front has ended."""
-        decoder = msgspec.msgpack.Decoder(Request)
+        decoder = msgspec.msgpack.Decoder(messages.Request)
         while True:
             try:
                 request = decoder.decode(self._front.receive())
@@ -153,23 +139,23 @@ class Driver:
                 return
             self._handle(request)
 
-    def _handle(self, request: Request) -> None:
+    def _handle(self, request: messages.Request) -> None:
         match request:
-            case RunJob():
+            case messages.RunJob():
                 run = Run(request, self._keeper, self._front.send)
                 with self._lock:
                     self._runs[request.call] = run
                 threading.Thread(target=self._run, args=(run,), name=f"run-{request.call}", daemon=True).start()
-            case Ask():
+            case messages.Ask():
                 with self._lock:
                     self._asks[request.call] = threading.Event()
                 threading.Thread(target=self._ask, args=(request,), name=f"ask-{request.call}", daemon=True).start()
-            case Cancel(call) | Proceed(call):
+            case messages.Cancel(call) | messages.Proceed(call):
                 with self._lock:
                     found, ask = self._runs.get(call), self._asks.get(call)
                 if ask is not None:
                     ask.set()
-                elif found is not None and isinstance(request, Cancel):
+                elif found is not None and isinstance(request, messages.Cancel):
                     found.cancel()
                 elif found is not None:
                     found.proceed()
@@ -179,12 +165,12 @@ class Driver:
             run.until_end()
         except BaseException as error:
             traceback.print_exc()
-            self._front.send(run.call, (RAISED, encode_error(error)))
+            self._front.send(run.call, (messages.RAISED, messages.encode_error(error)))
         finally:
             with self._lock:
                 self._runs.pop(run.call, None)
 
-    def _ask(self, request: Ask) -> None:
+    def _ask(self, request: messages.Ask) -> None:
         with self._lock:
             canceled = self._asks[request.call]
         try:
@@ -204,14 +190,14 @@ class Driver:
                         if not lacking:
                             answers = [found[name]]
                             break
-            self._front.send(request.call, (ANSWER, msgspec.msgpack.encode(answers)))
+            self._front.send(request.call, (messages.ANSWER, msgspec.msgpack.encode(answers)))
         except BaseException as error:
-            self._front.send(request.call, (RAISED, encode_error(error)))
+            self._front.send(request.call, (messages.RAISED, messages.encode_error(error)))
         finally:
             with self._lock:
                 self._asks.pop(request.call, None)
 
-    def _downloads(self, request: Ask, names: list[str], canceled: threading.Event) -> list[bytes]:
+    def _downloads(self, request: messages.Ask, names: list[str], canceled: threading.Event) -> list[bytes]:
         """Let every engine download a model. It is enough that one has it then: the job goes there.
 
         Raises:
@@ -227,7 +213,7 @@ class Driver:
             raise next(iter(failures.values()))
         return list(found.values())
 
-    def _found(self, request: Ask, names: list[str], canceled: threading.Event) -> dict[str, bytes]:
+    def _found(self, request: messages.Ask, names: list[str], canceled: threading.Event) -> dict[str, bytes]:
         """The answers of engines by name, without those that have ended meanwhile.
 
         Raises:
@@ -241,7 +227,7 @@ class Driver:
         return found
 
     def _answers(
-        self, request: Ask, names: list[str], canceled: threading.Event, failures: dict[str, BaseException]
+        self, request: messages.Ask, names: list[str], canceled: threading.Event, failures: dict[str, BaseException]
     ) -> dict[str, bytes]:
         import ray
         from ray.exceptions import RayError
@@ -261,7 +247,7 @@ class Driver:
                 if returned:
                     answers[name] = content
                 else:
-                    failures[name] = decode_error(content)
+                    failures[name] = messages.decode_error(content)
             if canceled.is_set():
                 for name in names:
                     self._keeper.invoke(name, "cancel", call)

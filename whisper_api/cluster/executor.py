@@ -14,20 +14,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
+from whisper_api.cluster import messages
 from whisper_api.cluster.actor import revisions
-from whisper_api.cluster.fleet import parse_resources
 from whisper_api.cluster.job_call import BEAT_SECONDS, LOOK_SECONDS, JobCall
-from whisper_api.cluster.messages import (
-    ANSWER,
-    GONE,
-    RAISED,
-    Ask,
-    Cancel,
-    ClusterState,
-    RunJob,
-    Setup,
-    decode_error,
-)
+from whisper_api.cluster.placement import parse_resources
 from whisper_api.cluster.process import DriverProcess
 from whisper_api.cluster.security import check_address
 from whisper_api.errors import Canceled, EngineClosed, ModelUnavailable
@@ -74,7 +64,7 @@ class RayExecutor:
         # Knows names and the front's own models. It never makes an engine.
         self._names = LocalExecutor(config)
         workers = None if config.cluster_workers == "auto" else config.cluster_workers
-        setup = Setup(
+        setup = messages.Setup(
             address=config.ray_address,
             config=pickle.dumps(config),
             engine=engine,
@@ -88,7 +78,7 @@ class RayExecutor:
         self._driver = DriverProcess(setup, self._on_state)
         self._changed = threading.Condition()
         # Guarded by _changed:
-        self._state = ClusterState()
+        self._state = messages.ClusterState()
         self._callbacks: list[Callable[[int], None]] = []
         self._running = 0
         self._closed = False
@@ -195,8 +185,8 @@ class RayExecutor:
         encoded, known = msgspec.msgpack.encode(job), msgspec.msgpack.encode(voices or {})
         length = job.audio_seconds or job.audio_bytes / BYTES_PER_SECOND
 
-        def request(call: int) -> RunJob:
-            return RunJob(
+        def request(call: int) -> messages.RunJob:
+            return messages.RunJob(
                 call=call,
                 job=encoded,
                 files={name: str(audio.with_name(name).absolute()) for name in names},
@@ -226,11 +216,11 @@ class RayExecutor:
         self._driver.close()
         self._names.close()
 
-    def _now(self) -> ClusterState:
+    def _now(self) -> messages.ClusterState:
         with self._changed:
             return self._state
 
-    def _on_state(self, state: ClusterState) -> None:
+    def _on_state(self, state: messages.ClusterState) -> None:
         with self._changed:
             if not state.connected:
                 # Engines do not change their device and model while the cluster is away.
@@ -293,27 +283,27 @@ class RayExecutor:
     ) -> list[Any]:
         """The answers of engines; none when no engine runs, or none answers in time."""
         content = pickle.dumps(arguments)
-        call = self._driver.open(lambda number: Ask(number, method, content, of, needs))
+        call = self._driver.open(lambda number: messages.Ask(number, method, content, of, needs))
         deadline = time.monotonic() + (seconds if seconds is not None else float("inf"))
         asked = False
         try:
             while time.monotonic() < deadline:
                 frame = call.next(LOOK_SECONDS)
                 if cancel is not None and cancel.is_set() and not asked:
-                    asked = self._driver.send(Cancel(call.number))
+                    asked = self._driver.send(messages.Cancel(call.number))
                 match frame:
-                    case (kind, payload) if kind == ANSWER:
+                    case (messages.ANSWER, payload):
                         return [pickle.loads(answer) for answer in msgspec.msgpack.decode(payload, type=list[bytes])]
-                    case (kind, payload) if kind == RAISED:
-                        raise decode_error(payload)
-                    case (kind, _) if kind == GONE:
+                    case (messages.RAISED, payload):
+                        raise messages.decode_error(payload)
+                    case (messages.GONE, _):
                         return []
             return []
         finally:
             self._driver.end(call)
 
 
-def _ready(state: ClusterState) -> int:
+def _ready(state: messages.ClusterState) -> int:
     return sum(each.state == "ready" for each in state.engines)
 
 

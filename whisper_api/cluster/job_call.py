@@ -8,23 +8,7 @@ import time
 
 import msgspec
 
-from whisper_api.cluster.messages import (
-    BEGAN,
-    DONE,
-    GONE,
-    LOST,
-    MISSING,
-    PARTIAL,
-    PROGRESS,
-    RAISED,
-    Cancel,
-    Placed,
-    Proceed,
-    decode_error,
-    partial_decoder,
-    progress_decoder,
-    transcript_decoder,
-)
+from whisper_api.cluster import messages
 from whisper_api.cluster.process import Call, DriverProcess
 from whisper_api.errors import EngineLost
 from whisper_api.jobs.executor import OnMissingModel, OnPartial, OnProgress
@@ -82,9 +66,9 @@ class JobCall:
                 self._stop()
             if frame is not None:
                 kind, payload = frame
-                if kind == DONE:
-                    return transcript_decoder.decode(payload)
-                if kind == GONE and not self._began and self._failure is None:
+                if kind == messages.DONE:
+                    return messages.transcript_decoder.decode(payload)
+                if kind == messages.GONE and not self._began and self._failure is None:
                     return None
                 self._handle(kind, payload)
             elif not self._began and time.monotonic() - beat > BEAT_SECONDS:
@@ -93,28 +77,28 @@ class JobCall:
 
     def _handle(self, kind: str, payload: bytes) -> None:
         match kind:
-            case _ if kind == BEGAN:
+            case messages.BEGAN:
                 self._began = True
-                log.debug("job placed", extra={"engine": msgspec.msgpack.decode(payload, type=Placed).engine})
-            case _ if kind == PROGRESS:
-                self._on_progress(progress_decoder.decode(payload))
-            case _ if kind == PARTIAL:
-                self._on_partial(partial_decoder.decode(payload))
-            case _ if kind == MISSING:
+                log.debug("job placed", extra={"engine": msgspec.msgpack.decode(payload, type=messages.Placed).engine})
+            case messages.PROGRESS:
+                self._on_progress(messages.progress_decoder.decode(payload))
+            case messages.PARTIAL:
+                self._on_partial(messages.partial_decoder.decode(payload))
+            case messages.MISSING:
                 try:
                     self._on_missing_model(payload.decode())
-                    self._driver.send(Proceed(self._call.number))
+                    self._driver.send(messages.Proceed(self._call.number))
                 except BaseException as error:
                     self._failure = error
                     self._stop()
-            case _ if kind == RAISED:
-                raise self._failure or decode_error(payload)
-            case _ if kind == LOST:
+            case messages.RAISED:
+                raise self._failure or messages.decode_error(payload)
+            case messages.LOST:
                 raise self._failure or EngineLost(payload.decode())
-            case _ if kind == GONE:
+            case messages.GONE:
                 raise self._failure or EngineLost("the cluster is lost")
 
     def _stop(self) -> None:
         if not self._asked_to_stop:
             self._asked_to_stop = True
-            self._driver.send(Cancel(self._call.number))
+            self._driver.send(messages.Cancel(self._call.number))

@@ -13,10 +13,9 @@ from typing import Any
 import msgspec
 
 from whisper_api.cluster.actor import CONTROL, JOBS, EngineActor, EngineStatus, identity
-from whisper_api.cluster.engine import Engine, difference
-from whisper_api.cluster.fleet import Node, Post, posts
 from whisper_api.cluster.messages import ClusterState, Setup
-from whisper_api.cluster.placement import Load, Seat, choose
+from whisper_api.cluster.placement import Engine, Load, Node, Post, Seat, choose, difference, posts
+from whisper_api.records import made_of
 
 __all__ = ["Keeper"]
 
@@ -354,15 +353,14 @@ class Keeper:
         elif not reason and len(engines) < self._wanted:
             reason = f"The machines have room for {len(engines)} engines."
         first = ready[0] if ready else EngineStatus()
-        return ClusterState(
+        return made_of(
+            first,
+            ClusterState,
             connected=True,
             reason=reason,
             wanted=self._wanted,
             nodes=len(self._nodes),
             engines=engines,
-            device=first.device,
-            model=first.model,
-            compute_type=first.compute_type,
             failure=failures[0] if failures and len(failures) == len(ready) else "",
             activity=next((status.activity for status in ready if status.activity), ""),
             statistics=tuple(self._statistics()),

@@ -10,19 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from whisper_api.cluster.messages import (
-    BEGAN,
-    DONE,
-    LOST,
-    MISSING,
-    PROGRESS,
-    RAISED,
-    Message,
-    Placed,
-    RunJob,
-    encode_error,
-    progress_decoder,
-)
+from whisper_api.cluster import messages
 from whisper_api.cluster.placement import Load
 from whisper_api.errors import Canceled
 
@@ -47,7 +35,7 @@ class Run:
         send: sends messages about the job to the front.
     """
 
-    def __init__(self, request: RunJob, keeper: Keeper, send: Callable[..., None]) -> None:
+    def __init__(self, request: messages.RunJob, keeper: Keeper, send: Callable[..., None]) -> None:
         self.call = request.call
         self._request = request
         self._keeper = keeper
@@ -73,7 +61,7 @@ class Run:
         while True:
             name = self._keeper.take(self._load, self._canceled)
             if name is None:
-                self._send(self.call, (RAISED, encode_error(Canceled("the job was canceled"))))
+                self._send(self.call, (messages.RAISED, messages.encode_error(Canceled("the job was canceled"))))
                 return
             with self._lock:
                 self._engine = name
@@ -105,31 +93,33 @@ class Run:
             stream = self._keeper.stream(name, "run", *given)
             # From here on, the end of the engine counts as an attempt, since the job may have been its cause.
             began = True
-            self._send(self.call, (BEGAN, msgspec.msgpack.encode(Placed(*self._keeper.place_of(name)))))
+            self._send(
+                self.call, (messages.BEGAN, msgspec.msgpack.encode(messages.Placed(*self._keeper.place_of(name))))
+            )
             for ref in stream:
-                messages = ray.get(ref)
+                sent = ray.get(ref)
                 del ref
-                self._note(name, messages)
-                self._send(self.call, *messages)
+                self._note(name, sent)
+                self._send(self.call, *sent)
         except RayError as error:
             self._keeper.lost(name)
             if began:
                 reason = f"engine {name} has ended ({type(error).__name__})"
-                self._send(self.call, (LOST, reason.encode()))
+                self._send(self.call, (messages.LOST, reason.encode()))
             return began
         return True
 
-    def _note(self, name: str, messages: list[Message]) -> None:
+    def _note(self, name: str, sent: list[messages.Message]) -> None:
         """Take from the messages what the placement needs."""
-        reports = [payload for kind, payload in messages if kind == PROGRESS]
+        reports = [payload for kind, payload in sent if kind == messages.PROGRESS]
         if reports:
-            self._load.fraction = progress_decoder.decode(reports[-1]).fraction
-        if messages[-1][0] == MISSING:
+            self._load.fraction = messages.progress_decoder.decode(reports[-1]).fraction
+        if sent[-1][0] == messages.MISSING:
             # The job goes back to the queue for a download, and must not come here again when that fails.
-            self._keeper.learn(name, self._load.needs, (messages[-1][1].decode(),))
-        elif messages[-1][0] == LOST:
+            self._keeper.learn(name, self._load.needs, (sent[-1][1].decode(),))
+        elif sent[-1][0] == messages.LOST:
             self._keeper.lost(name)
-        elif messages[-1][0] == DONE:
+        elif sent[-1][0] == messages.DONE:
             self._keeper.completed(name, self._load)
 
     def _bring_files(self, name: str) -> dict[str, tuple[int, Any]]:

@@ -1,8 +1,8 @@
 """The configuration of a running server, some of whose values can change without a restart.
 
-A part that keeps a value of the configuration registers a function with the server's :class:`LiveConfig`, and its key
-belongs into :data:`~whisper_api.config.settings.RELOADABLE`. A part that reads the value from ``LiveConfig.config``
-for each request needs no function.
+The table of settings declares such a key by ``_live``. A part that keeps a value of the configuration registers a
+function with the server's :class:`LiveConfig`. A part that reads the value from ``LiveConfig.config`` for each request
+needs no function.
 """
 
 from __future__ import annotations

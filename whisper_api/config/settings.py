@@ -15,7 +15,6 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from whisper_api.coercion import help_line
 from whisper_api.config.sources import SECRETS, Setting, read
 
 __all__ = ["RELOADABLE", "Config", "Downloaders", "Loaded", "describe", "format_value", "settings"]
@@ -53,239 +52,229 @@ ComputeType = Literal[
     "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32"
 ]
 
-# The keys whose new values a running server takes when it is told to read its configuration again; see live.py.
-RELOADABLE = frozenset(
-    {
-        "ALLOWED_ORIGINS",
-        "DEFAULT_SYNC_MODE",
-        "ENABLE_URL_UPLOADS",
-        "MAX_FILE_SIZE",
-        "MAX_JOBS_PER_KEY",
-        "MAX_QUEUED_JOBS",
-        "MAX_SPEAKERS_PER_KEY",
-        "MAX_UPLOADS_PER_ADDRESS",
-        "MAX_UPLOADS_PER_KEY",
-        "MIN_UPLOAD_BYTES_PER_SECOND",
-        "SYNC_REQUEST_TIMEOUT_SECONDS",
-        "UPLOAD_TIMEOUT_SECONDS",
-        "URL_FETCH_TIMEOUT_SECONDS",
-        "URL_PRIVATE_HOSTS",
-        "WHISPER_AUDIT_RETENTION_DAYS",
-        "WHISPER_AUTH_FAILURE_LIMIT",
-        "WHISPER_JOB_RETENTION_HOURS",
-        "WHISPER_LOG_LEVEL",
-        "WHISPER_MODEL_DOWNLOADS",
-        "WHISPER_OUTPUT_FORMAT",
-        "WHISPER_QUOTA",
-        "WHISPER_RATE_LIMIT",
-        "WHISPER_RESULT_GRACE_SECONDS",
-        "WHISPER_SHUTDOWN_GRACE_SECONDS",
-        "WHISPER_STALL_SECONDS",
-        "WHISPER_USAGE_RETENTION_DAYS",
-    }
-)
 
 T = TypeVar("T")
 
 
-def _is(text: str) -> Meta:
-    return Meta(description=text)
+# Key to help line, and the keys whose values a running server can change; filled by the table of settings.
+_help: dict[str, str] = {}
+_reloadable: set[str] = set()
 
 
-def _key(name: str, default: T) -> T:
+def _key(name: str, default: T, help: str) -> T:
+    """A setting: its key, its default value and its help line."""
+    _help[name] = help
     field: T = msgspec.field(name=name, default=default)
     return field
+
+
+def _live(name: str, default: T, help: str) -> T:
+    """A setting whose value a running server can change."""
+    _reloadable.add(name)
+    return _key(name, default, help)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """All settings. The program reads them at its start and passes them on as an argument."""
 
-    host: Annotated[Text, _is("address the server listens on")] = _key("WHISPER_API_HOST", "127.0.0.1")
-    port: Annotated[Port, _is("port the server listens on; 0 = any free one")] = _key("WHISPER_API_PORT", 8181)
-    metrics_host: Annotated[Text, _is("address of the port for metrics")] = _key("WHISPER_METRICS_HOST", "127.0.0.1")
-    metrics_port: Annotated[
-        Port | None, _is("port that gives /metrics to callers without a key; none unless it is named")
-    ] = _key("WHISPER_METRICS_PORT", None)
-    timeout_seconds: Annotated[Seconds, _is("seconds a request may take")] = _key("WHISPER_API_TIMEOUT", 480)
-    keepalive_seconds: Annotated[SecondsOrZero, _is("seconds an idle connection stays open")] = _key(
-        "WHISPER_API_KEEPALIVE", 480
+    host: Text = _key("WHISPER_API_HOST", "127.0.0.1", "address the server listens on")
+    port: Port = _key("WHISPER_API_PORT", 8181, "port the server listens on; 0 = any free one")
+    metrics_host: Text = _key("WHISPER_METRICS_HOST", "127.0.0.1", "address of the port for metrics")
+    metrics_port: Port | None = _key(
+        "WHISPER_METRICS_PORT", None, "port that gives /metrics to callers without a key; none unless it is named"
     )
-    http_workers: Annotated[CountOrZero, _is("threads for blocking request work, in one process; 0 = CPU count")] = (
-        _key("HTTP_WORKER_NUMBER", 0)
+    timeout_seconds: Seconds = _key("WHISPER_API_TIMEOUT", 480, "seconds a request may take")
+    keepalive_seconds: SecondsOrZero = _key("WHISPER_API_KEEPALIVE", 480, "seconds an idle connection stays open")
+    http_workers: CountOrZero = _key(
+        "HTTP_WORKER_NUMBER", 0, "threads for blocking request work, in one process; 0 = CPU count"
     )
-    max_connections: Annotated[Count, _is("connections that may be open at a time; one address may have half")] = _key(
-        "MAX_CONNECTIONS", 2000
+    max_connections: Count = _key(
+        "MAX_CONNECTIONS", 2000, "connections that may be open at a time; one address may have half"
     )
-    max_response_memory: Annotated[
-        Count, _is("bytes of response bodies that clients have not taken yet; one address may have half")
-    ] = _key("MAX_RESPONSE_MEMORY", 67108864)
-    models_dir: Annotated[Path, _is("where model files are kept")] = _key("WHISPER_MODELS_DIR", Path("models_cache"))
-    tmp_dir: Annotated[Path, _is("where uploads are kept until their job ends")] = _key(
-        "WHISPER_TMP_FILES", Path("var/tmp")
+    max_response_memory: Count = _key(
+        "MAX_RESPONSE_MEMORY",
+        67108864,
+        "bytes of response bodies that clients have not taken yet; one address may have half",
     )
-    data_dir: Annotated[Path, _is("where the job database is kept")] = _key("WHISPER_DATA_DIR", Path("var"))
-    output_format: Annotated[
-        OutputFormat, _is("format of a transcript: srt, vtt, txt, tsv, json, aud, ass, md or rttm")
-    ] = _key("WHISPER_OUTPUT_FORMAT", "txt")
-    model: Annotated[Text, _is("Whisper model: name, directory or hub id; auto = large-v3 on a GPU, base on a CPU")] = (
-        _key("WHISPER_MODEL", "auto")
+    models_dir: Path = _key("WHISPER_MODELS_DIR", Path("models_cache"), "where model files are kept")
+    tmp_dir: Path = _key("WHISPER_TMP_FILES", Path("var/tmp"), "where uploads are kept until their job ends")
+    data_dir: Path = _key("WHISPER_DATA_DIR", Path("var"), "where the job database is kept")
+    output_format: OutputFormat = _live(
+        "WHISPER_OUTPUT_FORMAT", "txt", "format of a transcript: srt, vtt, txt, tsv, json, aud, ass, md or rttm"
     )
-    model_aliases: Annotated[ModelAliases | None, _is("own names for models: name=model, with commas between")] = _key(
-        "MODEL_ALIASES", None
+    model: Text = _key(
+        "WHISPER_MODEL", "auto", "Whisper model: name, directory or hub id; auto = large-v3 on a GPU, base on a CPU"
     )
-    language: Annotated[Text, _is("language spoken: a code or a name; auto = detect it; multi = several")] = _key(
-        "WHISPER_LANGUAGE", "fr"
+    model_aliases: ModelAliases | None = _key(
+        "MODEL_ALIASES", None, "own names for models: name=model, with commas between"
     )
-    device: Annotated[DeviceName, _is("auto, cpu, cuda or cuda:all (every GPU); auto = a GPU if there is one")] = _key(
-        "WHISPER_DEVICE", "auto"
+    language: Text = _key(
+        "WHISPER_LANGUAGE", "fr", "language spoken: a code or a name; auto = detect it; multi = several"
     )
-    device_index: Annotated[CountOrZero, _is("which GPU, where there are several")] = _key("WHISPER_DEVICE_INDEX", 0)
-    compute_type: Annotated[
-        ComputeType, _is("number format of the weights; auto = float16 on a GPU, int8 on a CPU")
-    ] = _key("WHISPER_COMPUTE_TYPE", "auto")
-    batch_size: Annotated[Count | Literal["auto"], _is("windows of audio in a batch on a GPU; auto = by trial")] = _key(
-        "WHISPER_BATCH_SIZE", "auto"
+    device: DeviceName = _key(
+        "WHISPER_DEVICE", "auto", "auto, cpu, cuda or cuda:all (every GPU); auto = a GPU if there is one"
     )
-    encoder: Annotated[
-        Encoder, _is("runs Whisper's encoder on a GPU: torch or ctranslate2; auto = torch where it fits and agrees")
-    ] = _key("WHISPER_ENCODER", "auto")
-    model_keep_alive_seconds: Annotated[
-        KeepAlive, _is("seconds an unused model stays in memory; -1 = stay resident, 0 = free after each job")
-    ] = _key("MODEL_KEEP_ALIVE_SECONDS", -1)
-    preload_models: Annotated[bool, _is("load the models when the server starts")] = _key("PRELOAD_MODELS", True)
-    model_downloads: Annotated[
-        Downloaders, _is("whose jobs may name a model that the server must download: anyone, administrators or nobody")
-    ] = _key("WHISPER_MODEL_DOWNLOADS", "administrators")
-    job_retention_hours: Annotated[Hours, _is("hours until a job and its result are removed")] = _key(
-        "WHISPER_JOB_RETENTION_HOURS", 48
+    device_index: CountOrZero = _key("WHISPER_DEVICE_INDEX", 0, "which GPU, where there are several")
+    compute_type: ComputeType = _key(
+        "WHISPER_COMPUTE_TYPE", "auto", "number format of the weights; auto = float16 on a GPU, int8 on a CPU"
     )
-    cleanup_interval_hours: Annotated[Hours, _is("hours between two removals of what has expired")] = _key(
-        "WHISPER_CLEANUP_INTERVAL_HOURS", 1
+    batch_size: Count | Literal["auto"] = _key(
+        "WHISPER_BATCH_SIZE", "auto", "windows of audio in a batch on a GPU; auto = by trial"
     )
-    result_grace_seconds: Annotated[SecondsOrZero, _is("seconds a delivered result can still be had")] = _key(
-        "WHISPER_RESULT_GRACE_SECONDS", 300
+    encoder: Encoder = _key(
+        "WHISPER_ENCODER",
+        "auto",
+        "runs Whisper's encoder on a GPU: torch or ctranslate2; auto = torch where it fits and agrees",
     )
-    audit_retention_days: Annotated[
-        Days, _is("days until an entry of the audit trail is removed; 0 = keep no trail")
-    ] = _key("WHISPER_AUDIT_RETENTION_DAYS", 90)
-    max_file_size: Annotated[Count, _is("bytes an upload may have")] = _key("MAX_FILE_SIZE", 536870912)
-    max_audio_seconds: Annotated[SecondsOrZero, _is("seconds audio may last, 12 hours as shipped; 0 = any length")] = (
-        _key("MAX_AUDIO_SECONDS", 43200)
+    model_keep_alive_seconds: KeepAlive = _key(
+        "MODEL_KEEP_ALIVE_SECONDS",
+        -1,
+        "seconds an unused model stays in memory; -1 = stay resident, 0 = free after each job",
     )
-    max_audio_memory: Annotated[
-        CountOrZero, _is("bytes of decoded audio in memory, over all jobs; more goes to files in WHISPER_TMP_FILES")
-    ] = _key("MAX_AUDIO_MEMORY", 536870912)
-    executor: Annotated[
-        Literal["local", "ray"], _is("where jobs run: local = in this process, ray = on the engines of a Ray cluster")
-    ] = _key("WHISPER_EXECUTOR", "local")
-    ray_address: Annotated[
-        str | None, _is("host:port of the Ray cluster's head; none = start Ray on this machine alone")
-    ] = _key("RAY_ADDRESS", None)
-    cluster_workers: Annotated[
-        Count | Literal["auto"],
-        _is("engines of the cluster; auto = one for each GPU, or for each machine where there is no GPU"),
-    ] = _key("WHISPER_CLUSTER_WORKERS", "auto")
-    worker_resources: Annotated[
-        WorkerResources | None, _is("what an engine takes of its machine: resource=amount, with commas between")
-    ] = _key("WHISPER_WORKER_RESOURCES", None)
-    enable_concurrency: Annotated[bool, _is("work on several jobs at a time")] = _key("ENABLE_CONCURRENCY", False)
-    max_concurrent_jobs: Annotated[
-        Count, _is("how many, when ENABLE_CONCURRENCY is true; for each engine of a cluster")
-    ] = _key("MAX_CONCURRENT_JOBS", 6)
-    max_queued_jobs: Annotated[Count, _is("jobs that may wait; more are refused")] = _key("MAX_QUEUED_JOBS", 1000)
-    max_job_attempts: Annotated[
-        Count, _is("how often a job is tried that ends the server or the engine; from the second time on it runs alone")
-    ] = _key("MAX_JOB_ATTEMPTS", 12)
-    max_jobs_per_key: Annotated[CountOrZero, _is("unfinished jobs that one key may have; 0 = no limit of its own")] = (
-        _key("MAX_JOBS_PER_KEY", 200)
+    preload_models: bool = _key("PRELOAD_MODELS", True, "load the models when the server starts")
+    model_downloads: Downloaders = _live(
+        "WHISPER_MODEL_DOWNLOADS",
+        "administrators",
+        "whose jobs may name a model that the server must download: anyone, administrators or nobody",
     )
-    max_speakers_per_key: Annotated[
-        CountOrZero, _is("known speakers that one key may have; 0 = no limit of its own")
-    ] = _key("MAX_SPEAKERS_PER_KEY", 200)
-    max_uploads_per_key: Annotated[
-        CountOrZero, _is("unfinished uploads that one key may have, each of MAX_FILE_SIZE; 0 = no limit of its own")
-    ] = _key("MAX_UPLOADS_PER_KEY", 16)
-    max_uploads_per_address: Annotated[
-        CountOrZero, _is("unfinished uploads that one network address may have; 0 = no limit of its own")
-    ] = _key("MAX_UPLOADS_PER_ADDRESS", 64)
-    rate_limit: Annotated[
-        str | None, _is("requests that a key may send, as in 60/minute; 1000/day; a key's own limit wins")
-    ] = _key("WHISPER_RATE_LIMIT", None)
-    quota: Annotated[
-        str | None, _is("audio and jobs that a key may have, as in 600 minutes/day; 1000 jobs/month; a key's own wins")
-    ] = _key("WHISPER_QUOTA", None)
-    auth_failure_limit: Annotated[
-        str | None, _is("requests with wrong keys from one network address, as in 60/minute; none = any number")
-    ] = _key("WHISPER_AUTH_FAILURE_LIMIT", "60/minute")
-    usage_retention_days: Annotated[
-        Days, _is("days that the usage of keys is kept; 0 = none is recorded, but what quotas need")
-    ] = _key("WHISPER_USAGE_RETENTION_DAYS", 400)
-    min_upload_bytes_per_second: Annotated[
-        CountOrZero, _is("least rate of a request body, averaged over 60 seconds; 0 = any rate")
-    ] = _key("MIN_UPLOAD_BYTES_PER_SECOND", 1000)
-    upload_timeout_seconds: Annotated[Seconds, _is("seconds that a whole upload may take")] = _key(
-        "UPLOAD_TIMEOUT_SECONDS", 14400
+    job_retention_hours: Hours = _live(
+        "WHISPER_JOB_RETENTION_HOURS", 48, "hours until a job and its result are removed"
     )
-    stall_seconds: Annotated[Seconds, _is("seconds without progress after which a running job counts as stalled")] = (
-        _key("WHISPER_STALL_SECONDS", 600)
+    cleanup_interval_hours: Hours = _key(
+        "WHISPER_CLEANUP_INTERVAL_HOURS", 1, "hours between two removals of what has expired"
     )
-    shutdown_grace_seconds: Annotated[
-        SecondsOrZero, _is("seconds the running jobs have to end when the server is stopped")
-    ] = _key("WHISPER_SHUTDOWN_GRACE_SECONDS", 30)
-    tls_cert_file: Annotated[Path | None, _is("certificate chain (PEM); with it the server speaks TLS")] = _key(
-        "WHISPER_TLS_CERT_FILE", None
+    result_grace_seconds: SecondsOrZero = _live(
+        "WHISPER_RESULT_GRACE_SECONDS", 300, "seconds a delivered result can still be had"
     )
-    tls_key_file: Annotated[Path | None, _is("the certificate's private key (PEM)")] = _key(
-        "WHISPER_TLS_KEY_FILE", None
+    audit_retention_days: Days = _live(
+        "WHISPER_AUDIT_RETENTION_DAYS", 90, "days until an entry of the audit trail is removed; 0 = keep no trail"
     )
-    root_path: Annotated[str | None, _is("path under which a reverse proxy offers the server, as in /whisper")] = _key(
-        "WHISPER_ROOT_PATH", None
+    max_file_size: Count = _live("MAX_FILE_SIZE", 536870912, "bytes an upload may have")
+    max_audio_seconds: SecondsOrZero = _key(
+        "MAX_AUDIO_SECONDS", 43200, "seconds audio may last, 12 hours as shipped; 0 = any length"
     )
-    trusted_proxies: Annotated[
-        str | None, _is("proxies whose X-Forwarded headers are believed: addresses or networks, with commas between")
-    ] = _key("WHISPER_TRUSTED_PROXIES", None)
-    enable_url_uploads: Annotated[bool, _is("fetch audio from addresses that callers name")] = _key(
-        "ENABLE_URL_UPLOADS", False
+    max_audio_memory: CountOrZero = _key(
+        "MAX_AUDIO_MEMORY",
+        536870912,
+        "bytes of decoded audio in memory, over all jobs; more goes to files in WHISPER_TMP_FILES",
     )
-    url_fetch_timeout_seconds: Annotated[Seconds, _is("seconds that fetching a file may take")] = _key(
-        "URL_FETCH_TIMEOUT_SECONDS", 300
+    executor: Literal["local", "ray"] = _key(
+        "WHISPER_EXECUTOR", "local", "where jobs run: local = in this process, ray = on the engines of a Ray cluster"
     )
-    url_private_hosts: Annotated[
-        str | None, _is("hosts in private networks to fetch from: host or host:port, with commas between")
-    ] = _key("URL_PRIVATE_HOSTS", None)
-    enable_webhooks: Annotated[bool, _is("send the ends of jobs to addresses that callers name")] = _key(
-        "ENABLE_WEBHOOKS", False
+    ray_address: str | None = _key(
+        "RAY_ADDRESS", None, "host:port of the Ray cluster's head; none = start Ray on this machine alone"
     )
-    webhook_private_hosts: Annotated[
-        str | None, _is("hosts in private networks to send webhooks to: host or host:port, with commas between")
-    ] = _key("WEBHOOK_PRIVATE_HOSTS", None)
-    enable_authorization: Annotated[bool, _is("ask every caller for a key")] = _key("ENABLE_AUTHORIZATION", True)
-    allowed_origins: Annotated[
-        str | None,
-        _is("origins of web pages that may call the server without keys, with commas between; * = every page"),
-    ] = _key("ALLOWED_ORIGINS", None)
-    hf_token_file: Annotated[Path, _is("file with the Hugging Face token; need not be there")] = _key(
-        "WHISPER_HF_TOKEN_FILE", Path("hf_token.txt")
+    cluster_workers: Count | Literal["auto"] = _key(
+        "WHISPER_CLUSTER_WORKERS",
+        "auto",
+        "engines of the cluster; auto = one for each GPU, or for each machine where there is no GPU",
     )
-    hf_token: Annotated[str | None, _is("Hugging Face token, wins over the file; best kept in the environment")] = _key(
-        "HF_TOKEN", None
+    worker_resources: WorkerResources | None = _key(
+        "WHISPER_WORKER_RESOURCES", None, "what an engine takes of its machine: resource=amount, with commas between"
     )
-    sync_timeout_seconds: Annotated[
-        SecondsOrZero, _is("seconds a synchronous request waits for its job; 0 = until it ends")
-    ] = _key("SYNC_REQUEST_TIMEOUT_SECONDS", 1800)
-    default_sync: Annotated[bool, _is("answer with the transcript when a request does not say")] = _key(
-        "DEFAULT_SYNC_MODE", False
+    enable_concurrency: bool = _key("ENABLE_CONCURRENCY", False, "work on several jobs at a time")
+    max_concurrent_jobs: Count = _key(
+        "MAX_CONCURRENT_JOBS", 6, "how many, when ENABLE_CONCURRENCY is true; for each engine of a cluster"
     )
-    log_level: Annotated[LogLevel, _is("debug, info, warning, error or critical; RUST_LOG is read too")] = _key(
-        "WHISPER_LOG_LEVEL", "info"
+    max_queued_jobs: Count = _live("MAX_QUEUED_JOBS", 1000, "jobs that may wait; more are refused")
+    max_job_attempts: Count = _key(
+        "MAX_JOB_ATTEMPTS",
+        12,
+        "how often a job is tried that ends the server or the engine; from the second time on it runs alone",
     )
-    log_format: Annotated[Literal["text", "json"], _is("text or json")] = _key("WHISPER_LOG_FORMAT", "text")
-    retired_cmd: Annotated[str | None, _is("accepted from old files and warned about: nothing is shelled out")] = _key(
-        "WHISPER_CMD", None
+    max_jobs_per_key: CountOrZero = _live(
+        "MAX_JOBS_PER_KEY", 200, "unfinished jobs that one key may have; 0 = no limit of its own"
     )
-    retired_output_dir: Annotated[
-        str | None, _is("accepted from old files and warned about: no output files are written")
-    ] = _key("WHISPER_OUTPUT_DIR", None)
+    max_speakers_per_key: CountOrZero = _live(
+        "MAX_SPEAKERS_PER_KEY", 200, "known speakers that one key may have; 0 = no limit of its own"
+    )
+    max_uploads_per_key: CountOrZero = _live(
+        "MAX_UPLOADS_PER_KEY",
+        16,
+        "unfinished uploads that one key may have, each of MAX_FILE_SIZE; 0 = no limit of its own",
+    )
+    max_uploads_per_address: CountOrZero = _live(
+        "MAX_UPLOADS_PER_ADDRESS", 64, "unfinished uploads that one network address may have; 0 = no limit of its own"
+    )
+    rate_limit: str | None = _live(
+        "WHISPER_RATE_LIMIT", None, "requests that a key may send, as in 60/minute; 1000/day; a key's own limit wins"
+    )
+    quota: str | None = _live(
+        "WHISPER_QUOTA",
+        None,
+        "audio and jobs that a key may have, as in 600 minutes/day; 1000 jobs/month; a key's own wins",
+    )
+    auth_failure_limit: str | None = _live(
+        "WHISPER_AUTH_FAILURE_LIMIT",
+        "60/minute",
+        "requests with wrong keys from one network address, as in 60/minute; none = any number",
+    )
+    usage_retention_days: Days = _live(
+        "WHISPER_USAGE_RETENTION_DAYS",
+        400,
+        "days that the usage of keys is kept; 0 = none is recorded, but what quotas need",
+    )
+    min_upload_bytes_per_second: CountOrZero = _live(
+        "MIN_UPLOAD_BYTES_PER_SECOND", 1000, "least rate of a request body, averaged over 60 seconds; 0 = any rate"
+    )
+    upload_timeout_seconds: Seconds = _live("UPLOAD_TIMEOUT_SECONDS", 14400, "seconds that a whole upload may take")
+    stall_seconds: Seconds = _live(
+        "WHISPER_STALL_SECONDS", 600, "seconds without progress after which a running job counts as stalled"
+    )
+    shutdown_grace_seconds: SecondsOrZero = _live(
+        "WHISPER_SHUTDOWN_GRACE_SECONDS", 30, "seconds the running jobs have to end when the server is stopped"
+    )
+    tls_cert_file: Path | None = _key(
+        "WHISPER_TLS_CERT_FILE", None, "certificate chain (PEM); with it the server speaks TLS"
+    )
+    tls_key_file: Path | None = _key("WHISPER_TLS_KEY_FILE", None, "the certificate's private key (PEM)")
+    root_path: str | None = _key(
+        "WHISPER_ROOT_PATH", None, "path under which a reverse proxy offers the server, as in /whisper"
+    )
+    trusted_proxies: str | None = _key(
+        "WHISPER_TRUSTED_PROXIES",
+        None,
+        "proxies whose X-Forwarded headers are believed: addresses or networks, with commas between",
+    )
+    enable_url_uploads: bool = _live("ENABLE_URL_UPLOADS", False, "fetch audio from addresses that callers name")
+    url_fetch_timeout_seconds: Seconds = _live(
+        "URL_FETCH_TIMEOUT_SECONDS", 300, "seconds that fetching a file may take"
+    )
+    url_private_hosts: str | None = _live(
+        "URL_PRIVATE_HOSTS", None, "hosts in private networks to fetch from: host or host:port, with commas between"
+    )
+    enable_webhooks: bool = _key("ENABLE_WEBHOOKS", False, "send the ends of jobs to addresses that callers name")
+    webhook_private_hosts: str | None = _key(
+        "WEBHOOK_PRIVATE_HOSTS",
+        None,
+        "hosts in private networks to send webhooks to: host or host:port, with commas between",
+    )
+    enable_authorization: bool = _key("ENABLE_AUTHORIZATION", True, "ask every caller for a key")
+    allowed_origins: str | None = _live(
+        "ALLOWED_ORIGINS",
+        None,
+        "origins of web pages that may call the server without keys, with commas between; * = every page",
+    )
+    hf_token_file: Path = _key(
+        "WHISPER_HF_TOKEN_FILE", Path("hf_token.txt"), "file with the Hugging Face token; need not be there"
+    )
+    hf_token: str | None = _key(
+        "HF_TOKEN", None, "Hugging Face token, wins over the file; best kept in the environment"
+    )
+    sync_timeout_seconds: SecondsOrZero = _live(
+        "SYNC_REQUEST_TIMEOUT_SECONDS", 1800, "seconds a synchronous request waits for its job; 0 = until it ends"
+    )
+    default_sync: bool = _live("DEFAULT_SYNC_MODE", False, "answer with the transcript when a request does not say")
+    log_level: LogLevel = _live(
+        "WHISPER_LOG_LEVEL", "info", "debug, info, warning, error or critical; RUST_LOG is read too"
+    )
+    log_format: Literal["text", "json"] = _key("WHISPER_LOG_FORMAT", "text", "text or json")
+    retired_cmd: str | None = _key(
+        "WHISPER_CMD", None, "accepted from old files and warned about: nothing is shelled out"
+    )
+    retired_output_dir: str | None = _key(
+        "WHISPER_OUTPUT_DIR", None, "accepted from old files and warned about: no output files are written"
+    )
 
     @classmethod
     def load(
@@ -320,10 +309,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+# The keys whose new values a running server takes when it is told to read its configuration again; see live.py.
+RELOADABLE = frozenset(_reloadable)
+
+
 def settings() -> tuple[Setting, ...]:
     """The rows of the table, in order."""
     return tuple(
-        Setting(field.encode_name, field.name, field.type, field.default, help_line(field.type))
+        Setting(field.encode_name, field.name, field.type, field.default, _help[field.encode_name])
         for field in msgspec.structs.fields(Config)
     )
 

@@ -5,8 +5,7 @@
 ``schema``, ``errors``, ``config``, ``time_order`` and ``word_spacing``; it knows no jobs and no HTTP.
 """
 
-from whisper_api.engine.worker.allocator import share_device_memory
-from whisper_api.engine.worker.idle_cores import let_threads_sleep
+from whisper_api.engine.worker.idle_cores import let_threads_sleep, share_device_memory
 
 # Before any stage imports torch.
 share_device_memory()

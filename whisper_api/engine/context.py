@@ -10,21 +10,19 @@ from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
+from whisper_api.engine.models.cache import ModelCache, ModelSource
+from whisper_api.engine.models.store import LocalModel, ModelStore
+from whisper_api.engine.options import ResolvedOptions
 from whisper_api.engine.plan import StagePlan
+from whisper_api.engine.worker.device import Device
 from whisper_api.engine.worker.device_errors import clear_frames, is_out_of_memory, kind_of
+from whisper_api.engine.worker.worker import BatchOperation, GpuWorker
 from whisper_api.errors import Canceled, DeviceLost, EngineClosed, ForkedProcess, ModelUnavailable
 from whisper_api.schema import PartialSegments, Progress, Segment, Stage
-
-if TYPE_CHECKING:
-    from whisper_api.engine.models.cache import ModelCache, ModelSource
-    from whisper_api.engine.models.store import LocalModel, ModelStore
-    from whisper_api.engine.options import ResolvedOptions
-    from whisper_api.engine.worker.device import Device
-    from whisper_api.engine.worker.worker import BatchOperation, GpuWorker
 
 __all__ = ["JobContext", "forget_frames"]
 

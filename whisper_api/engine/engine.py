@@ -24,10 +24,10 @@ from whisper_api.engine.options import ResolvedOptions, resolve
 from whisper_api.engine.pipeline import TranscriptionRun
 from whisper_api.engine.whisper.settings import WhisperSettings
 from whisper_api.engine.worker import fork
+from whisper_api.engine.worker.background import DeviceThread
 from whisper_api.engine.worker.device import Device, choose_devices
 from whisper_api.engine.worker.device_errors import DeviceFault, kind_of
 from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
-from whisper_api.engine.worker.device_thread import DeviceThread
 from whisper_api.engine.worker.statistics import DeviceStatistics
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import DeviceLost, EngineClosed, InvalidOption, ModelError, OutOfMemory
@@ -287,8 +287,7 @@ class Engine:
     @contextlib.contextmanager
     def _job(self, options: ResolvedOptions, **callers: Any) -> Iterator[JobContext]:
         """A job on one of the devices. Its end, with an error or not, frees what it has in memory."""
-        # The length is unknown before decoding, so the job goes to the device with the fewest jobs.
-        with self._pool.assign(0.0) as runtime:
+        with self._pool.assign() as runtime:
             ctx = self._context(runtime, options, **callers)
             try:
                 yield ctx

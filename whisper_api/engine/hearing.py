@@ -8,22 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
 
 from whisper_api.engine import vad
 from whisper_api.engine.audio.crosstalk import Comparison, compare, without_crosstalk
+from whisper_api.engine.audio.decode import Decoded
 from whisper_api.engine.audio.level import without_offset
-from whisper_api.engine.audio.track import end_to_end
+from whisper_api.engine.audio.track import AudioMemory, Samples, end_to_end
+from whisper_api.engine.context import JobContext
 from whisper_api.engine.vad import Detection, Span, SpeechFrames
 from whisper_api.schema import SAMPLE_RATE, Redaction, Segment, Turn
-
-if TYPE_CHECKING:
-    from whisper_api.engine.audio.decode import Decoded
-    from whisper_api.engine.audio.track import AudioMemory, Samples
-    from whisper_api.engine.context import JobContext
 
 __all__ = ["Heard", "hear"]
 
@@ -87,26 +84,19 @@ class Heard:
 
     def placed_redactions(self, redactions: Sequence[Redaction]) -> tuple[Redaction, ...]:
         """Give redactions of ``audio`` their channel, and their time in the recording."""
-        if not self.channels:
-            return tuple(redactions)
-        placed = []
-        for each in redactions:
-            place = int(each.start // self.spacing)
-            offset = place * self.spacing
-            start, end = _earlier(each.start, offset), _earlier(each.end, offset)
-            placed.append(replace(each, start=start, end=end, channel=self.channels[place]))
-        return tuple(sorted(placed, key=lambda each: (each.start, each.end)))
+        placed = (replace(each, **self._place(each)) for each in redactions)
+        return tuple(sorted(placed, key=lambda each: (each.start, each.end)) if self.channels else redactions)
 
     def placed_turns(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
         """Give turns of ``audio``, of which each lies in one channel, their channel and their time in the recording."""
-        if not self.channels:
-            return tuple(turns)
-        placed = []
-        for turn in turns:
-            place = int(turn.start // self.spacing)
-            start, end = (_earlier(time, place * self.spacing) for time in (turn.start, turn.end))
-            placed.append(Turn(start, end, turn.speaker, self.channels[place]))
-        return tuple(sorted(placed, key=lambda turn: (turn.start, turn.end)))
+        placed = (Turn(speaker=turn.speaker, **self._place(turn)) for turn in turns)
+        return tuple(sorted(placed, key=lambda turn: (turn.start, turn.end)) if self.channels else turns)
+
+    def _place(self, part: Turn | Redaction) -> dict[str, Any]:
+        """The channel of a part of ``audio`` that lies in one channel, and its times in the recording."""
+        place = int(part.start // self.spacing)
+        start, end = (_earlier(time, place * self.spacing) for time in (part.start, part.end))
+        return {"start": start, "end": end, "channel": self.channels[place]}
 
     def voices(self, seconds: float) -> dict[int, Samples]:
         """The speech of each channel that has any.

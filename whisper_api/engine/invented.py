@@ -16,19 +16,17 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from whisper_api.engine.context import JobContext
+from whisper_api.engine.options import ResolvedOptions
 from whisper_api.engine.silero import SILERO_FRAME, silero_probabilities
 from whisper_api.engine.vad import SpeechFrames
 from whisper_api.schema import HALLUCINATION, SAMPLE_RATE, VAD_ONSET, Hallucinations, Segment
-
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
-    from whisper_api.engine.options import ResolvedOptions
 
 __all__ = ["InventedText", "Phrases", "Voice"]
 

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from whisper_api.engine.sentences import split_sentences
+from whisper_api.engine.text import Text
 from whisper_api.engine.vad import Span
 from whisper_api.engine.voicing import LOST_APART, Interval, Voicing
 from whisper_api.engine.whisper.window import SPARSE_VOICED_SECONDS
 from whisper_api.schema import SAMPLE_RATE, Segment, Word
 from whisper_api.word_spacing import word_spans
-
-if TYPE_CHECKING:
-    from whisper_api.engine.text import Text
 
 __all__ = ["decode_lost_speech", "inserted"]
 

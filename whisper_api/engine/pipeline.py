@@ -26,13 +26,7 @@ from whisper_api.engine.invented import InventedText
 from whisper_api.engine.languages import translates
 from whisper_api.engine.lost_speech import decode_lost_speech
 from whisper_api.engine.sentences import split_sentences
-from whisper_api.engine.speakers import (
-    Diarizing,
-    diarizing,
-    found_in,
-    known_voices,
-    speakers_in_order,
-)
+from whisper_api.engine.speakers import Diarizing, diarizing, found_in, known_voices, speakers_in_order
 from whisper_api.engine.text import Text, untimed
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Recognizer

@@ -6,18 +6,15 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from whisper_api.engine.hearing import Heard
+from whisper_api.engine.invented import InventedText
 from whisper_api.engine.voicing import Voicing, bounded_segments
+from whisper_api.engine.whisper.recognizer import Recognizer
 from whisper_api.engine.whisper.tokens import hand_out_tokens
 from whisper_api.schema import Segment, WordTimes
-
-if TYPE_CHECKING:
-    from whisper_api.engine.hearing import Heard
-    from whisper_api.engine.invented import InventedText
-    from whisper_api.engine.whisper.recognizer import Recognizer
 
 __all__ = ["Text", "untimed"]
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.audio.level import loud_seconds, raise_quiet_speech
+from whisper_api.engine.context import JobContext
+from whisper_api.engine.options import ResolvedOptions
 from whisper_api.engine.silero import SILERO_FRAME, silero_probabilities
 from whisper_api.schema import SAMPLE_RATE
-
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
 
 __all__ = [
     "Detection",
     "Span",
     "SpeechFrames",
-    "VadSettings",
     "cut_at_pauses",
     "detect",
     "pyannote_frames",
@@ -34,6 +31,8 @@ WINDOW_SECONDS = 30.0
 # In a longer silence inside a window Whisper tends to invent text, and silence costs as much time as speech.
 MAX_SILENCE_SECONDS = 4.0
 
+# Shorter speech is a click.
+LEAST_SPEECH_SECONDS = 0.05
 # The peak of digital silence: -80 dBFS, or three steps of 16 bits.
 DITHER = 1e-4
 # Sound in which no speech is found is worth a second look and a warning from this length on.
@@ -71,25 +70,6 @@ class SpeechFrames:
 
 
 @dataclass(frozen=True)
-class VadSettings:
-    """Thresholds for the start and the end of speech.
-
-    Attributes:
-        onset: speech begins at a frame with at least this probability.
-        offset: speech continues while frames have at least this probability.
-        min_silence: seconds below ``offset`` that end speech.
-        padding: seconds added before and after, but at most half of the pause, so that spans never overlap.
-        min_speech: a span shorter than this many seconds is noise.
-    """
-
-    onset: float
-    offset: float
-    min_silence: float
-    padding: float
-    min_speech: float = 0.05
-
-
-@dataclass(frozen=True)
 class Detection:
     """The windows to transcribe, and the speech in them.
 
@@ -122,7 +102,6 @@ def detect(ctx: JobContext, audio: Floats) -> Detection:
         audio: float32, shape (samples,), mono, 16 kHz.
     """
     options = ctx.options
-    settings = VadSettings(options.vad_onset, options.vad_offset, options.vad_min_silence, options.vad_padding)
     if options.vad == "none":
         everything = [Span(0, len(audio))] if len(audio) else []
         flat = SpeechFrames(np.ones(1 + len(audio) // SILERO_FRAME, np.float32), SILERO_FRAME)
@@ -131,7 +110,7 @@ def detect(ctx: JobContext, audio: Floats) -> Detection:
         return Detection([w for w in found if np.abs(audio[w.start : w.end]).max() > DITHER], [])
     frames = silero_frames(ctx, audio) if options.vad == "silero" else pyannote_frames(ctx, audio)
     silero = frames if options.vad == "silero" else None
-    spans = speech_spans(frames, settings, len(audio))
+    spans = speech_spans(frames, options, len(audio))
     loud = loud_seconds(audio) if not spans else 0.0
     if loud >= LOUD_SECONDS and silero is not None:
         try:
@@ -139,36 +118,37 @@ def detect(ctx: JobContext, audio: Floats) -> Detection:
         except Exception as error:
             ctx.continue_without("song was not looked for", error)
         else:
-            spans = speech_spans(frames, settings, len(audio))
+            spans = speech_spans(frames, options, len(audio))
     if loud >= LOUD_SECONDS and not spans:
         ctx.warn(f"no speech was found, though {loud:.1f} s of sound are loud; vad=none transcribes them all the same")
     return Detection(windows(spans, frames, audio), spans, silero, frames)
 
 
-def speech_spans(frames: SpeechFrames, settings: VadSettings, samples: int) -> list[Span]:
-    """Find speech with hysteresis: ``onset`` begins a span, ``min_silence`` below ``offset`` ends it. Pad the spans.
+def speech_spans(frames: SpeechFrames, options: ResolvedOptions, samples: int) -> list[Span]:
+    """Find speech with hysteresis: the onset begins a span, enough silence below the offset ends it. Pad the spans.
 
     Args:
         frames: the probabilities.
-        settings: the thresholds.
+        options: ``vad_onset``, ``vad_offset``, ``vad_min_silence`` and ``vad_padding``. Padding takes at most half of a
+            pause, so that spans never overlap.
         samples: length of the audio.
     """
     probabilities = frames.probabilities
-    speech = np.flatnonzero(probabilities >= settings.offset)
+    speech = np.flatnonzero(probabilities >= options.vad_offset)
     if not len(speech):
         return []
     # Runs of frames above the offset, separated by silence that is long enough.
-    gap = max(1, math.ceil(settings.min_silence * SAMPLE_RATE / frames.step))
+    gap = max(1, math.ceil(options.vad_min_silence * SAMPLE_RATE / frames.step))
     breaks = np.flatnonzero(np.diff(speech) > gap)
     first = speech[np.r_[0, breaks + 1]]
     last = speech[np.r_[breaks, len(speech) - 1]]
     found: list[Span] = []
     for begin, end in zip(first.tolist(), last.tolist(), strict=True):
-        loud = np.flatnonzero(probabilities[begin : end + 1] >= settings.onset)
+        loud = np.flatnonzero(probabilities[begin : end + 1] >= options.vad_onset)
         if len(loud):
             found.append(Span((begin + int(loud[0])) * frames.step, min(samples, (end + 1) * frames.step)))
-    found = [span for span in found if span.seconds >= settings.min_speech]
-    return _padded(found, round(settings.padding * SAMPLE_RATE), samples)
+    found = [span for span in found if span.seconds >= LEAST_SPEECH_SECONDS]
+    return _padded(found, round(options.vad_padding * SAMPLE_RATE), samples)
 
 
 def _padded(spans: list[Span], padding: int, samples: int) -> list[Span]:

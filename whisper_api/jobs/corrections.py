@@ -16,9 +16,10 @@ from whisper_api.errors import InvalidOption
 from whisper_api.job_values import Correction, Corrections
 from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment, Transcript, Word
 from whisper_api.speaker_turns import joined_turns
+from whisper_api.time_order import in_order
 from whisper_api.word_spacing import word_spans
 
-__all__ = ["applied", "checked"]
+__all__ = ["applied", "checked", "corrected"]
 
 T = TypeVar("T")
 
@@ -225,3 +226,15 @@ def _keyed_anew(values: Mapping[str, T], names: Mapping[str, str]) -> dict[str, 
     for label, value in values.items():
         found.setdefault(names.get(label, label), value)
     return found
+
+
+def corrected(transcript: Transcript, corrections: Corrections | None) -> Transcript:
+    """A stored transcript with its corrections.
+
+    Args:
+        transcript: the recognised transcript.
+        corrections: the stored corrections, if any.
+    """
+    # Older versions have stored words and segments without length.
+    transcript = replace(transcript, segments=in_order(transcript.segments))
+    return transcript if corrections is None else applied(transcript, corrections)

@@ -27,7 +27,7 @@ from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
 from whisper_api.jobs.traces import fail_trace
 from whisper_api.jobs.usage import UsageLog
-from whisper_api.jobs.webhook_bodies import Bodies
+from whisper_api.jobs.webhook_requests import Bodies
 from whisper_api.jobs.webhook_sender import WebhookSender
 from whisper_api.jobs.webhooks import Webhooks
 from whisper_api.jobs.worker import Worker, WorkerDeps

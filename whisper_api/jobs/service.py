@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Iterable, Mapping
 
+from whisper_api import errors
 from whisper_api.config import Config
-from whisper_api.errors import (
-    IdempotencyConflict,
-    InvalidOption,
-    JobCanceled,
-    JobFailed,
-    JobIsProcessing,
-    JobNotFinished,
-    JobNotFound,
-    ResultGone,
-)
 from whisper_api.job_values import FINAL_STATES, Corrections, JobStatus
 from whisper_api.jobs.admission import Reservation, Submission, check_download
-from whisper_api.jobs.corrections import checked
+from whisper_api.jobs.corrections import checked, corrected
 from whisper_api.jobs.events import Watch
 from whisper_api.jobs.executor import Executor, ExecutorFacts
 from whisper_api.jobs.health import Health
 from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
 from whisper_api.jobs.local_executor import EXECUTORS
-from whisper_api.jobs.results import corrected
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import RunningJob
 from whisper_api.jobs.speakers import KnownSpeakers
@@ -35,7 +26,7 @@ from whisper_api.jobs.vocabularies import Vocabularies
 from whisper_api.jobs.webhooks import Webhooks
 from whisper_api.outbound.connecting import hosts_in
 from whisper_api.schema import Transcript, TranscriptionOptions
-from whisper_api.store.job_search import ALL_JOBS, JobFilter, cursor_of, seq_of
+from whisper_api.store.job_search import ALL_JOBS, JobFilter, page_of
 from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
 from whisper_api.store.usage import OverQuota
 
@@ -43,7 +34,6 @@ __all__ = ["Health", "JobService", "Reservation", "Submission"]
 
 log = logging.getLogger("whisper_api.jobs")
 
-MAX_PAGE = 1000
 # A job that ended this long ago is still joined: a client whose connection broke has tried again by then.
 JOIN_SECONDS = 600.0
 
@@ -229,18 +219,14 @@ class JobService(Lifecycle):
             InvalidOption: ``limit`` or ``after`` is wrong, or a metadata value comes without its key.
         """
         if filter.metadata_value is not None and filter.metadata_key is None:
-            raise InvalidOption("metadata_value", "needs metadata_key, the key of the value")
-        if not 1 <= limit <= MAX_PAGE:
-            raise InvalidOption("limit", f"expected a whole number from 1 to {MAX_PAGE}")
-        before_seq = None if after is None else seq_of(after)
-        jobs = self.store.page(owner, filter, limit=limit + 1, before_seq=before_seq)
-        page = jobs[:limit]
+            raise errors.InvalidOption("metadata_value", "needs metadata_key, the key of the value")
+        page, cursor = page_of(functools.partial(self.store.page, owner, filter), limit, after)
         positions, running, held = self._queue.positions(), self._running.snapshots(), self._queue.held()
         statuses = [
             status_of(job, running, held, positions.get(job.job_id, 1) if job.state == "Queued" else None, None)
             for job in page
         ]
-        return statuses, cursor_of(page[-1].seq) if len(jobs) > limit else None
+        return statuses, cursor
 
     def result(self, job_id: str, owner: str | None) -> tuple[Job, Transcript]:
         """A job and its transcript, with the corrections applied.
@@ -303,7 +289,7 @@ class JobService(Lifecycle):
                 self._remove(job)
                 return stopped and job.state == "Canceled"
             if job.state == "Processing" and not force:
-                raise JobIsProcessing(job_id)
+                raise errors.JobIsProcessing(job_id)
             running = self._running.get(job_id) if job.state == "Processing" else None
             if running is not None and self._stop_running(running):
                 stopped = True
@@ -326,7 +312,7 @@ class JobService(Lifecycle):
             if self._job(job_id, None).state in FINAL_STATES:
                 return False
             self.cancel(job_id, None, force=True)
-        except JobNotFound:
+        except errors.JobNotFound:
             return False
         return True
 
@@ -343,23 +329,25 @@ class JobService(Lifecycle):
     def _job(self, job_id: str, owner: str | None) -> Job:
         job = self.store.get(job_id)
         if job is None or (owner is not None and job.owner != owner):
-            raise JobNotFound(job_id)
+            raise errors.JobNotFound(job_id)
         return job
 
     def _stored_result(self, job_id: str, owner: str | None) -> tuple[Job, Transcript, Corrections | None]:
         job = self._job(job_id, owner)
         match job.state:
             case "Failed":
-                raise JobFailed(job_id, f"The job failed: {job.error or 'its log has the reason'}", job.error_name)
+                raise errors.JobFailed(
+                    job_id, f"The job failed: {job.error or 'its log has the reason'}", job.error_name
+                )
             case "Canceled":
-                raise JobCanceled(job_id, job.error or "The job was canceled, so there is no result")
+                raise errors.JobCanceled(job_id, job.error or "The job was canceled, so there is no result")
             case "Completed":
                 found = self.store.result(job_id)
                 if found is None:
                     raise _result_gone(job_id)
                 return job, *found
             case _:
-                raise JobNotFinished(job_id, f"The job is {job.state}: ask again when it is Completed")
+                raise errors.JobNotFinished(job_id, f"The job is {job.state}: ask again when it is Completed")
 
     def _not_to_join(self, submission: Submission) -> frozenset[str]:
         # A job that is about to be canceled ends without a result.
@@ -382,8 +370,10 @@ class JobService(Lifecycle):
 
 def _check_same(job: Job, fingerprint: str | None) -> None:
     if job.fingerprint != fingerprint:
-        raise IdempotencyConflict(job.job_id, "This Idempotency-Key was used before, with another upload or fields")
+        raise errors.IdempotencyConflict(
+            job.job_id, "This Idempotency-Key was used before, with another upload or fields"
+        )
 
 
-def _result_gone(job_id: str) -> ResultGone:
-    return ResultGone(job_id, "The result was delivered, has expired or was deleted")
+def _result_gone(job_id: str) -> errors.ResultGone:
+    return errors.ResultGone(job_id, "The result was delivered, has expired or was deleted")

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from whisper_api.errors import DeviceLost, EngineClosed, InvalidAudio, InvalidOption, SpeakerLimit, SpeakerNotFound
 from whisper_api.jobs.executor import Executor
-from whisper_api.records import rfc3339
+from whisper_api.records import made_of, rfc3339
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.speakers import KnownVoice
 from whisper_api.voices import Speaker, VoiceEmbedding, checked_name
@@ -191,9 +191,9 @@ def doubts(voice: VoiceEmbedding, known: int) -> tuple[str, ...]:
 
 
 def _shown(speaker: KnownVoice, warnings: tuple[str, ...] = ()) -> Speaker:
-    return Speaker(
-        speaker_id=speaker.speaker_id,
-        name=speaker.name,
+    return made_of(
+        speaker,
+        Speaker,
         model=speaker.voice.model,
         model_revision=speaker.voice.revision,
         samples=len(speaker.voice.samples),

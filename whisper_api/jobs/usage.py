@@ -13,6 +13,7 @@ from whisper_api.access.quotas import Quotas, charged_seconds
 from whisper_api.config import Config
 from whisper_api.errors import InvalidOption, QuotaExceeded, StorageError
 from whisper_api.jobs.periodic import Periodic
+from whisper_api.records import made_of
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.rows import JobRequest
 from whisper_api.store.usage import Charge, OverQuota, day_of
@@ -153,16 +154,7 @@ class UsageLog:
             raise
 
     def _quota_uses(self, owner: str) -> tuple[QuotaUse, ...]:
-        return tuple(
-            QuotaUse(
-                policy=each.policy,
-                unit=each.unit,
-                limit=each.limit,
-                remaining=each.remaining,
-                reset_seconds=each.reset_seconds,
-            )
-            for each in self.quotas.standings(owner)
-        )
+        return tuple(made_of(each, QuotaUse) for each in self.quotas.standings(owner))
 
     def _flush_and_prune(self) -> None:
         try:

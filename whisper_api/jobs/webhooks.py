@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import logging
 import time
@@ -18,9 +19,9 @@ from whisper_api.errors import InvalidOption
 from whisper_api.outbound.addresses import is_public
 from whisper_api.outbound.connecting import LOOKUP_SECONDS, Connector, ConnectRules, NotReachable
 from whisper_api.outbound.urls import UrlRefused, host_of, target_of
-from whisper_api.records import rfc3339, rfc3339_or_none
+from whisper_api.records import made_of, rfc3339, rfc3339_or_none
 from whisper_api.store.deliveries import Delivery, DeliveryFilter
-from whisper_api.store.job_search import cursor_of, seq_of
+from whisper_api.store.job_search import page_of
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.webhooks import Endpoint, SecretPair
 from whisper_api.webhooks import (
@@ -38,7 +39,6 @@ log = logging.getLogger("whisper_api.jobs")
 
 MAX_ENDPOINTS = 20
 MAX_DESCRIPTION_CHARACTERS = 255
-MAX_PAGE = 1000
 # The secret before signs for this long, too.
 ROTATION_SECONDS = 24 * 3600.0
 NOT_PUBLIC = "its host must have a public address, or be one of WEBHOOK_PRIVATE_HOSTS"
@@ -201,12 +201,8 @@ class Webhooks:
         Raises:
             InvalidOption: ``limit`` or ``after`` is wrong.
         """
-        if not 1 <= limit <= MAX_PAGE:
-            raise InvalidOption("limit", f"expected a whole number from 1 to {MAX_PAGE}")
-        before_seq = None if after is None else seq_of(after)
-        found = self._store.deliveries(owner, filter, limit=limit + 1, before_seq=before_seq)
-        page = found[:limit]
-        return [_shown_delivery(each) for each in page], cursor_of(page[-1].seq) if len(found) > limit else None
+        page, cursor = page_of(functools.partial(self._store.deliveries, owner, filter), limit, after)
+        return [_shown_delivery(each) for each in page], cursor
 
     def delivery(self, owner: str | None, delivery_id: str) -> WebhookDelivery:
         """A delivery.
@@ -292,17 +288,8 @@ def checked_url(field: str, url: str, private_hosts: Collection[str]) -> str:
 
 
 def _shown_endpoint(endpoint: Endpoint) -> WebhookEndpoint:
-    return WebhookEndpoint(
-        endpoint_id=endpoint.endpoint_id,
-        url=endpoint.url,
-        events=endpoint.events,
-        include_result=endpoint.include_result,
-        description=endpoint.description,
-        enabled=endpoint.enabled,
-        disabled_reason=endpoint.disabled_reason,
-        created_at=rfc3339(endpoint.created_at),
-        updated_at=rfc3339(endpoint.updated_at),
-    )
+    times = {"created_at": rfc3339(endpoint.created_at), "updated_at": rfc3339(endpoint.updated_at)}
+    return made_of(endpoint, WebhookEndpoint, **times)
 
 
 def _shown_secret(pair: SecretPair) -> WebhookSecret:
@@ -311,17 +298,11 @@ def _shown_secret(pair: SecretPair) -> WebhookSecret:
 
 
 def _shown_delivery(delivery: Delivery) -> WebhookDelivery:
-    return WebhookDelivery(
-        delivery_id=delivery.delivery_id,
-        type=delivery.type,
-        job_id=delivery.job_id,
-        endpoint_id=delivery.endpoint_id,
+    return made_of(
+        delivery,
+        WebhookDelivery,
         # Not the address of an endpoint, which is its key's own: an administrator sees deliveries of all keys.
         url=None if delivery.address is None else delivery.address.url,
-        state=delivery.state,
-        attempts=delivery.attempts,
-        last_status=delivery.last_status,
-        last_error=delivery.last_error,
         created_at=rfc3339(delivery.created_at),
         last_attempt_at=rfc3339_or_none(delivery.last_attempt_at),
         next_attempt_at=rfc3339_or_none(delivery.next_attempt_at),

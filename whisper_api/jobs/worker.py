@@ -14,19 +14,11 @@ from msgspec.structs import replace
 
 from whisper_api.errors import Canceled, DeviceLost, EngineClosed, EngineLost, StorageError, WhisperApiError
 from whisper_api.job_values import JobCompletedEvent, JobEvent, JobProgressEvent, JobSegmentEvent, result_segment
+from whisper_api.jobs import outcomes
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import JobEvents, event_of
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.model_downloads import ModelDownloads, WaitsForModel
-from whisper_api.jobs.outcomes import (
-    AUDIO_NAME,
-    Completed,
-    Failed,
-    Outcome,
-    PutBack,
-    WasCanceled,
-    failure_of,
-)
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.recovery import after_crash
 from whisper_api.jobs.retention import remove_upload
@@ -207,14 +199,14 @@ class Worker:
                 log.error("no job can be started: %s", error)
             stopping.wait(self._deps.retry_seconds)
 
-    def _execute(self, job: Job, running: RunningJob) -> Outcome:
-        audio = self._deps.uploads_dir / job.job_id / AUDIO_NAME
+    def _execute(self, job: Job, running: RunningJob) -> outcomes.Outcome:
+        audio = self._deps.uploads_dir / job.job_id / outcomes.AUDIO_NAME
         if not audio.is_file():
-            return Failed("", "its audio is no longer on the server's disk")
+            return outcomes.Failed("", "its audio is no longer on the server's disk")
         try:
             if (failure := self._deps.downloads.failure(job)) is not None:
                 raise failure
-            return Completed(
+            return outcomes.Completed(
                 self._deps.executor.run(
                     job,
                     audio,
@@ -256,7 +248,7 @@ class Worker:
             )
         )
 
-    def _outcome_of(self, error: BaseException, job: Job, running: RunningJob) -> Outcome:
+    def _outcome_of(self, error: BaseException, job: Job, running: RunningJob) -> outcomes.Outcome:
         about = {"job_id": job.job_id}
         reason = self._deps.running.reason(running)
         if isinstance(error, DeviceLost):
@@ -265,27 +257,27 @@ class Worker:
             return after_crash(job, self._deps.max_attempts, "the device failed")
         if isinstance(error, (Canceled, EngineClosed)):
             if reason == "cancel":
-                return WasCanceled()
+                return outcomes.WasCanceled()
             if reason == "stop" or self._deps.stopping.is_set():
-                return PutBack(counted=False)
+                return outcomes.PutBack(counted=False)
         if isinstance(error, WaitsForModel):
-            return PutBack(counted=False)
+            return outcomes.PutBack(counted=False)
         if isinstance(error, EngineLost):
             log.error("a job has lost its engine: %s", error, extra=about)
             return after_crash(job, self._deps.max_attempts, "the engine's process ended")
         if isinstance(error, EngineClosed):
             log.error("the engine has failed under a job", exc_info=error, extra=about)
             if job.attempts + 1 < self._deps.max_attempts:
-                return PutBack(counted=True, last=True)
+                return outcomes.PutBack(counted=True, last=True)
             failure = f"the engine failed in attempt {job.attempts + 1} at this job: it is not tried again"
-            return Failed("EngineClosed", f"{failure} (MAX_JOB_ATTEMPTS)")
+            return outcomes.Failed("EngineClosed", f"{failure} (MAX_JOB_ATTEMPTS)")
         if not isinstance(error, WhisperApiError):
             log.error("a job has ended with an error", exc_info=error, extra=about)
         else:
             log.debug("a job has ended with an error", exc_info=error, extra=about)
-        return failure_of(error)
+        return outcomes.failure_of(error)
 
-    def _finish(self, job: Job, running: RunningJob, outcome: Outcome) -> JobEvent | None:
+    def _finish(self, job: Job, running: RunningJob, outcome: outcomes.Outcome) -> JobEvent | None:
         """Store the outcome, repeatedly if the disk is full for a while, so that no result is lost.
 
         Returns:
@@ -296,7 +288,7 @@ class Worker:
         worked = deps.running.worked(running)
         while True:
             if deps.running.reason(running) == "cancel":
-                outcome = WasCanceled()
+                outcome = outcomes.WasCanceled()
             try:
                 event = self._commit(job, outcome, worked)
                 break
@@ -308,16 +300,16 @@ class Worker:
                     return None
                 deps.stopping.wait(deps.retry_seconds)
             except Exception as error:
-                if isinstance(outcome, Failed):
+                if isinstance(outcome, outcomes.Failed):
                     raise
                 # The database works: storing this outcome would fail again.
                 log.error("the outcome of a job cannot be stored", exc_info=error, extra=about)
-                outcome = failure_of(error)
-        if not isinstance(outcome, PutBack):
+                outcome = outcomes.failure_of(error)
+        if not isinstance(outcome, outcomes.PutBack):
             remove_upload(deps.uploads_dir, job.job_id)
         return event
 
-    def _commit(self, job: Job, outcome: Outcome, worked: float) -> JobEvent | None:
+    def _commit(self, job: Job, outcome: outcomes.Outcome, worked: float) -> JobEvent | None:
         """Store the outcome. May be repeated after an error.
 
         Args:
@@ -335,7 +327,7 @@ class Worker:
         metrics, seconds = self._deps.metrics, now - (job.started_at or now)
         figures = {"job_id": job_id, "seconds": _rounded(seconds)}
         match outcome:
-            case Completed(transcript):
+            case outcomes.Completed(transcript):
                 if store.complete(job_id, transcript, now, self._deps.estimates.rates_of(transcript)):
                     log.info("job completed", extra={**figures, "audio_seconds": _rounded(transcript.duration)})
                     metrics.job_completed(
@@ -347,15 +339,15 @@ class Worker:
                     self._deps.estimates.learned()
                     # No other thread can have ended the job, so its row need not be read again.
                     return JobCompletedEvent(job_id=job_id)
-            case Failed(error_name, error):
+            case outcomes.Failed(error_name, error):
                 if store.fail(job_id, error_name, error, now, worked):
                     log.warning("job failed", extra={**figures, "error": error_name})
                     metrics.job_ended("failed")
-            case WasCanceled():
+            case outcomes.WasCanceled():
                 if store.cancel(job_id, now, states=("Processing",), compute_seconds=worked):
                     log.info("job canceled", extra=figures)
                     metrics.job_ended("canceled")
-            case PutBack(counted, last):
+            case outcomes.PutBack(counted, last):
                 if store.requeue(job_id, counted=counted, last=last):
                     log.info("job requeued", extra=figures)
                     metrics.job_ended("requeued")

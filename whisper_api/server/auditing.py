@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Callable
+
 from starlette.requests import Request
 from starlette.types import Scope
 
@@ -43,6 +46,23 @@ def note(request: Request, *targets: str, action: Action | None = None) -> None:
         request.scope[TARGETS] = targets
     if action is not None:
         request.scope[ACTION] = action
+
+
+def noted_id(request: Request, name: str, missing: Callable[[str], Exception]) -> str:
+    """The UUID in the path, as the database writes it; the entry of the audit trail names it.
+
+    Args:
+        request: the request.
+        name: the name of the path's parameter.
+        missing: the error for a text that is no UUID.
+    """
+    text: str = request.path_params[name]
+    try:
+        found = str(uuid.UUID(text))
+    except ValueError:
+        raise missing(text) from None
+    note(request, found)
+    return found
 
 
 async def record(scope: Scope, status: int) -> None:

@@ -122,9 +122,9 @@ class Operation:
 
     Attributes:
         handler: makes the response; the first line of its docstring is the summary, the rest the description.
-        tag: heading of the operation in the description.
         answers: the responses that are not errors.
-        refusals: the error responses: classes in :data:`~whisper_api.server.responses.problems.RULES`, problems or bare
+        tag: heading of the operation in the description.
+        refusals: the error responses: classes in :data:`~whisper_api.errors.RULES`, problems or bare
             statuses. Errors of every operation (401, 403, 500, 503) are left out.
         parameters: parameters outside the body.
         body: body of the request; None without a body.
@@ -137,8 +137,8 @@ class Operation:
     """
 
     handler: Handler
-    tag: str
     answers: tuple[Answer, ...]
+    tag: str
     refusals: tuple[Cause, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     body: FormBody | JsonBody | None = None

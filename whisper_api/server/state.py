@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import importlib.metadata
 import os
 import time
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.requests import Request
 from starlette.types import Scope
 
+from whisper_api.access.keys import Key
 from whisper_api.access.request_limits import RequestLimits
 from whisper_api.config import Config, with_new_values
+from whisper_api.errors import RateLimited
 from whisper_api.server.realtime.waiters import Waiters
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.turns import Amounts, Turns, client_network
@@ -24,15 +27,22 @@ if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
 __all__ = [
+    "LIMITS",
     "ServerState",
     "blocking",
     "caller_of",
+    "count_request",
+    "note_quotas",
     "owner_of",
+    "reads",
     "sees_texts",
+    "service_of",
     "state_in",
     "state_of",
     "thread_count",
+    "version",
     "viewer_of",
+    "writes",
 ]
 
 T = TypeVar("T")
@@ -134,6 +144,11 @@ def state_of(request: Request) -> ServerState:
     return state_in(request.scope)
 
 
+def service_of(request: Request) -> JobService:
+    """The jobs of the application that handles a request."""
+    return state_of(request).service
+
+
 def owner_of(request: Request) -> str:
     """The owner of the jobs that the caller submits: the id of the caller's key; empty without authorization."""
     key = request.scope["state"].get("key")
@@ -172,6 +187,71 @@ async def blocking(pool: Executor | None, function: Callable[..., T], *args: obj
     return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(context.run, function, *args))
 
 
+async def reads(request: Request, function: Callable[..., T], *args: object) -> T:
+    """Run a function that reads the database, in a thread.
+
+    Args:
+        request: the request that needs the result.
+        function: the function.
+        args: its arguments.
+    """
+    return await blocking(state_of(request).reads, function, *args)
+
+
+async def writes(request: Request, function: Callable[..., T], *args: object) -> T:
+    """Run a function that writes to the database, in a thread.
+
+    Args:
+        request: the request that needs the result.
+        function: the function.
+        args: its arguments.
+    """
+    return await blocking(state_of(request).uploads, function, *args)
+
+
 def thread_count(http_workers: int) -> int:
     """The number of threads in each pool of the server."""
     return http_workers or os.cpu_count() or 1
+
+
+def version() -> str:
+    """The version of the installed package; ``0+source`` when the package is not installed."""
+    try:
+        return importlib.metadata.version("whisper-api")
+    except importlib.metadata.PackageNotFoundError:
+        return "0+source"
+
+
+# Key of a request's state: the limits of its key, and what is left of them. The access log adds them to the response.
+LIMITS = "limits"
+
+
+def count_request(scope: Scope, key: Key) -> None:
+    """Count a request of a key with rate limits.
+
+    Args:
+        scope: scope of the request.
+        key: key of the request.
+
+    Raises:
+        RateLimited: the key has sent too many requests.
+    """
+    limits = state_in(scope).limits
+    if limits.rates_of(key):
+        try:
+            scope["state"][LIMITS] = list(limits.count(key))
+        except RateLimited:
+            scope["state"][LIMITS] = list(limits.standings(key))
+            raise
+
+
+def note_quotas(request: Request) -> None:
+    """Note for the response what is left of the quotas of the request's key. Blocks on the database.
+
+    Args:
+        request: an upload.
+    """
+    state, key = state_of(request), request.scope["state"].get("key")
+    quotas = state.service.usage.quotas
+    if key is not None and quotas.of_key(key):
+        request.scope["state"].setdefault(LIMITS, []).extend(quotas.standings_of(key))

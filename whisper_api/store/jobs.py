@@ -1,6 +1,6 @@
 """JobStore: jobs, transcripts, keys, known speakers, learned speeds and the audit trail in one SQLite database.
 
-All SQL is in this folder: here, in ``job_queries.py`` and ``job_search.py``, in a module for each other table, and for
+All SQL is in this folder: here, in ``job_search.py``, in a module for each other table, and for
 the schema in ``migrations.py``. A statement that changes a job names the state that the job must be in, so only one of
 two concurrent changes succeeds. When a method returns, its change is on the disk. The changes of ``claim``,
 ``set_trace``, ``mark_delivered`` and ``note_attempt`` survive the end of the process, but perhaps not a loss of power:
@@ -22,7 +22,7 @@ from whisper_api.schema import Transcript
 from whisper_api.store.audit import AuditTable
 from whisper_api.store.database import BUSY_SECONDS, Database
 from whisper_api.store.deliveries import DeliveryTable, forget_address
-from whisper_api.store.job_queries import SELECT_JOB, JobQueries, find_job
+from whisper_api.store.job_search import SELECT_JOB, JobQueries, find_job
 from whisper_api.store.keys import KeyTable
 from whisper_api.store.metadata import searchable
 from whisper_api.store.migrations import MIGRATIONS

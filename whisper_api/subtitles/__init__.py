@@ -13,14 +13,4 @@ from whisper_api.subtitles.layout import speaker_label
 from whisper_api.subtitles.subtitles import subtitles
 from whisper_api.subtitles.writers import ass, clock, cues_json, srt, vtt
 
-__all__ = [
-    "Cue",
-    "ass",
-    "clock",
-    "cues_json",
-    "display_width",
-    "speaker_label",
-    "srt",
-    "subtitles",
-    "vtt",
-]
+__all__ = ["Cue", "ass", "clock", "cues_json", "display_width", "speaker_label", "srt", "subtitles", "vtt"]

@@ -352,7 +352,7 @@ def test_a_lease_for_which_no_thread_can_be_started_fails_and_leaves_all_as_it_w
 
 
 def whisper(path: Path) -> ModelSource[object]:
-    from whisper_api.engine.whisper.source import WhisperSource
+    from whisper_api.engine.whisper.settings import WhisperSource
 
     return WhisperSource(str(path), "cpu", 0, "int8", 1)
 

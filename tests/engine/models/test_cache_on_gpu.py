@@ -13,8 +13,8 @@ from fake_gpu import Block, FakeGpu, Rows
 from fakes import DEADLINE, until
 
 from whisper_api.engine.models.cache import ModelCache
+from whisper_api.engine.worker.background import DeviceThread
 from whisper_api.engine.worker.device_errors import DeviceFault
-from whisper_api.engine.worker.device_thread import DeviceThread
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import DeviceLost, OutOfMemory
 

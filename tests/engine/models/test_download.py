@@ -471,10 +471,6 @@ def test_an_address_that_changes_in_between_is_begun_anew(hub: Hub, tmp_path: Pa
 def test_a_refusal_has_another_error_than_a_missing_connection(hub: Hub, tmp_path: Path) -> None:
     import requests
 
-    with socket.socket() as closed, requests.Session() as session:
-        closed.bind(("127.0.0.1", 0))
-        with pytest.raises(SourceUnreachable):
-            fetch_url(session, f"http://127.0.0.1:{closed.getsockname()[1]}/x", tmp_path / "x", Expected())
-        with pytest.raises(SourceFailed, match="status 404") as caught:
-            fetch_url(session, f"{hub.url}/nothing", tmp_path / "x", Expected())
+    with requests.Session() as session, pytest.raises(SourceFailed, match="status 404") as caught:
+        fetch_url(session, f"{hub.url}/nothing", tmp_path / "x", Expected())
     assert not isinstance(caught.value, SourceUnreachable)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from whisper_api import Engine, Transcript, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.whisper import window_decoder
-from whisper_api.engine.whisper.prompt_leak import copied_runs, is_heard, may_be_leaked
+from whisper_api.engine.whisper.prompt import copied_runs, is_heard, may_be_leaked
 from whisper_api.engine.whisper.resemblance import likeness, plain_words
 
 RATE = 16_000

@@ -16,10 +16,10 @@ from whisper_api.engine.context import JobContext
 from whisper_api.engine.invented import InventedText, Voice
 from whisper_api.engine.silero import SILERO_FRAME
 from whisper_api.engine.vad import Span, SpeechFrames
-from whisper_api.engine.whisper.attempt import compression_ratio
 from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, DetectionInput, Row, Whisper, token_cap
 from whisper_api.engine.whisper.prompt import prompt_tokens
 from whisper_api.engine.whisper.recognizer import Recognizer
+from whisper_api.engine.whisper.window import compression_ratio
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.schema import Segment
 

@@ -14,8 +14,7 @@ from fake_gpu import FakeGpu, Rows
 from fakes import DEADLINE
 
 from whisper_api.engine.whisper.model import DecodeSettings
-from whisper_api.engine.whisper.sweep import measure_batch_size
-from whisper_api.engine.worker.batch_size import SIZES
+from whisper_api.engine.whisper.settings import SIZES, measure_batch_size
 from whisper_api.engine.worker.worker import GpuWorker
 
 

@@ -27,12 +27,12 @@ from whisper_api.engine.whisper.batch_memory import (
 )
 from whisper_api.engine.whisper.ct2_file import read_shapes
 from whisper_api.engine.whisper.ctranslate2 import Ct2Whisper
-from whisper_api.engine.whisper.encoder_choice import compared
 from whisper_api.engine.whisper.model import DecodedTokens, DecodeSettings, DetectionInput, Row
 from whisper_api.engine.whisper.onnx.whisper_graphs import Shape, shape_of
-from whisper_api.engine.whisper.source import WhisperSource
+from whisper_api.engine.whisper.settings import WhisperSource
 from whisper_api.engine.whisper.torch_encoder import (
     TorchEncoder,
+    compared,
     encoder_bytes,
     load_encoder,
     tensor_shapes,

@@ -12,8 +12,8 @@ from whisper_api import Engine, InvalidOption, Transcript, TranscriptionOptions
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.whisper import window_decoder
 from whisper_api.engine.whisper.onnx.model import OnnxWhisper
+from whisper_api.engine.whisper.prompt import TERMS_OF_A_WINDOW, Vocabulary, has_term
 from whisper_api.engine.whisper.resemblance import Sounds
-from whisper_api.engine.whisper.vocabulary import TERMS_OF_A_WINDOW, Vocabulary, has_term
 
 RATE = 16_000
 FIRST = ("Hart", "Lind", "Berg", "Stein", "Wood", "Ash", "Black", "Carl", "Dan", "Gold", "Hol", "Kings", "Mor", "Peter")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from whisper_api.engine.whisper.model import Attention, Whisper
-from whisper_api.engine.whisper.source import WhisperSource
+from whisper_api.engine.whisper.settings import WhisperSource
 from whisper_api.engine.whisper.word_times import token_times, words_of
 from whisper_api.schema import Word
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from whisper_api.engine.worker import allocator
+from whisper_api.engine.worker import idle_cores
 
 POOL = {"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync", "CT2_CUDA_ALLOCATOR": "cuda_malloc_async"}
 SLEEPING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
@@ -86,7 +86,7 @@ def test_nothing_is_set_where_no_gpu_can_be(monkeypatch: pytest.MonkeyPatch, tmp
         ((str(tmp_path),), {"CUDA_VISIBLE_DEVICES": "1"}, POOL),
         ((str(tmp_path),), {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, {"CT2_CUDA_ALLOCATOR": "cuda_malloc_async"}),
     ):
-        monkeypatch.setattr(allocator, "DEVICE_FILES", files)
+        monkeypatch.setattr(idle_cores, "DEVICE_FILES", files)
         environment = dict(given)
-        allocator.share_device_memory(environment)
+        idle_cores.share_device_memory(environment)
         assert environment == {**given, **expected}

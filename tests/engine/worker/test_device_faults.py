@@ -11,10 +11,9 @@ import pytest
 from fake_gpu import FakeGpu, Rows
 from fakes import DEADLINE, until
 
-from whisper_api.engine.worker.batch_runner import ATTEMPTS
-from whisper_api.engine.worker.batch_size import GOOD_BATCHES
+from whisper_api.engine.worker.background import DeviceThread
+from whisper_api.engine.worker.batch_runner import ATTEMPTS, GOOD_BATCHES
 from whisper_api.engine.worker.device_errors import DeviceFault
-from whisper_api.engine.worker.device_thread import DeviceThread
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import DeviceLost, OutOfMemory
 

@@ -21,7 +21,6 @@ class Padded:
     max_items: int = 4
     max_cost: float = math.inf
     kind: str = "decode"
-    exclusive: str | None = None
 
     @property
     def memory_key(self) -> Hashable:
@@ -43,8 +42,8 @@ def limit_of(operation: BatchOperation) -> int:
     return operation.max_items
 
 
-def take(queue: FairQueue, blocked: frozenset[str] = frozenset()) -> Batch:
-    batch = queue.choose(limit_of, lambda operation: getattr(operation, "exclusive", None) in blocked)
+def take(queue: FairQueue) -> Batch:
+    batch = queue.choose(limit_of)
     assert batch is not None
     queue.remove(batch)
     return batch
@@ -57,7 +56,7 @@ def inputs_of(batch: Batch) -> list[object]:
 def test_an_empty_queue_has_no_batch() -> None:
     queue = FairQueue()
     assert not queue
-    assert queue.choose(limit_of, lambda operation: False) is None
+    assert queue.choose(limit_of) is None
 
 
 def test_a_batch_that_is_not_full_takes_items_of_other_lengths() -> None:
@@ -106,24 +105,6 @@ def test_the_share_counts_mergeable_items_of_others_too() -> None:
     queue.push("modest", Padded(300), "m", 1.0)
     batch = take(queue)
     assert Counter(item.job for item in batch.items) == {"greedy": 3, "modest": 1}
-
-
-def test_a_blocked_item_is_skipped_and_keeps_its_position() -> None:
-    queue = FairQueue()
-    queue.push("a", Padded(kind="diarize", exclusive="pipeline"), "a", 1.0)
-    queue.push("b", Padded(), "b1", 1.0)
-    queue.push("b", Padded(), "b2", 1.0)
-    assert inputs_of(take(queue, frozenset({"pipeline"}))) == ["b1", "b2"]
-    queue.push("b", Padded(), "b3", 1.0)
-    assert inputs_of(take(queue)) == ["a"]
-
-
-def test_a_job_may_go_past_its_own_blocked_item() -> None:
-    queue = FairQueue()
-    queue.push("a", Padded(kind="diarize", exclusive="pipeline"), "first", 1.0)
-    queue.push("a", Padded(), "second", 1.0)
-    assert inputs_of(take(queue, frozenset({"pipeline"}))) == ["second"]
-    assert queue.choose(limit_of, lambda operation: getattr(operation, "exclusive", None) == "pipeline") is None
 
 
 def test_a_priority_item_goes_before_the_rest_of_its_job_and_delays_no_other_job() -> None:

@@ -1,4 +1,4 @@
-"""The worker with several lanes: concurrent batches, exclusive ones, memory, and waiting for announced items."""
+"""The worker with several lanes: concurrent batches, memory, and waiting for announced items."""
 
 from __future__ import annotations
 
@@ -75,7 +75,6 @@ class Echo:
     key: str = "a"
     max_items: int = 4
     max_cost: float = math.inf
-    exclusive: Hashable | None = None
 
     @property
     def memory_key(self) -> Hashable:
@@ -144,46 +143,6 @@ def test_jobs_share_all_lanes(machine: Machine) -> None:
         served[str(batch[0])[0]] += 1
         # A lane may record its batch a little later than another one which took its own later.
         assert max(served[job] for job in "xyz") - min(served[job] for job in "xyz") <= 1 + 3
-
-
-def test_exclusive_operations_never_run_at_the_same_time(machine: Machine, worker: GpuWorker) -> None:
-    machine.hold("1")
-    alone = Echo(machine, "diarize", max_items=1, exclusive="pipeline")
-    first, second = (worker.submit("a", alone, number, 30.0) for number in ("1", "2"))
-    machine.wait_for(lambda: len(machine.running) == 1)
-    # The other lane skips the exclusive item.
-    assert worker.submit("b", Echo(machine), "other", 1.0).result(LONG) == "other"
-    assert not second.done()
-    machine.gates["1"].set()
-    assert [future.result(LONG) for future in (first, second)] == ["1", "2"]
-
-
-def test_exclusive_batches_of_many_jobs_never_overlap() -> None:
-    machine = Machine()
-    worker = GpuWorker(lanes=3)
-    busy: Counter[str] = Counter()
-    overlaps: list[str] = []
-
-    @dataclass(frozen=True)
-    class Watched(Echo):
-        def run(self, inputs: Sequence[object]) -> Sequence[object]:
-            with machine.lock:
-                busy[self.key] += 1
-                if busy[self.key] > 1:
-                    overlaps.append(self.key)
-            try:
-                return Echo.run(self, inputs)
-            finally:
-                with machine.lock:
-                    busy[self.key] -= 1
-
-    futures = [
-        worker.submit(f"job {number % 7}", Watched(machine, key, 2, exclusive=key), number, 1.0)
-        for number, key in enumerate("pq" * 150)
-    ]
-    assert [future.result(LONG) for future in futures] == list(range(300))
-    worker.close()
-    assert overlaps == []
 
 
 @dataclass(frozen=True)
@@ -400,10 +359,6 @@ class Random:
     dice: random.Random = field(hash=False, compare=False)
     max_items: int = 5
     max_cost: float = 40.0
-
-    @property
-    def exclusive(self) -> Hashable | None:
-        return self.kind if self.kind == "pipeline" else None
 
     @property
     def memory_key(self) -> Hashable:

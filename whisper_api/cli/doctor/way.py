@@ -18,7 +18,7 @@ import requests
 
 from whisper_api.cli.doctor.check import Check
 from whisper_api.engine.models.download import human_bytes
-from whisper_api.server.routes.stream_check import PARTS, PAUSE_SECONDS
+from whisper_api.server.routes.events import PARTS, PAUSE_SECONDS
 from whisper_api.server.sockets import is_loopback
 
 __all__ = ["Probe", "Prober", "certificate", "clock", "streams", "uploads"]

@@ -10,24 +10,15 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from whisper_api.engine.align.models import (
-    AlignmentModel,
-    AlignmentSource,
-    EmissionInput,
-    Emissions,
-    chosen_columns,
-)
-from whisper_api.engine.context import forget_frames
+from whisper_api.engine.align.models import AlignmentModel, AlignmentSource, EmissionInput, Emissions, chosen_columns
+from whisper_api.engine.context import JobContext, forget_frames
+from whisper_api.engine.vad import Span
 from whisper_api.schema import SAMPLE_RATE, Segment
-
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
-    from whisper_api.engine.vad import Span
 
 __all__ = ["EmissionsAhead", "emissions_of", "operation_of", "samples_of"]
 

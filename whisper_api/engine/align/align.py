@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +21,12 @@ from whisper_api.engine.align import ctc
 from whisper_api.engine.align.ahead import EmissionsAhead, emissions_of, operation_of, samples_of
 from whisper_api.engine.align.models import AlignmentModel, AlignmentSource, EmissionInput, Emissions, model_id
 from whisper_api.engine.align.numbers import attention_times
+from whisper_api.engine.context import JobContext
 from whisper_api.engine.models.catalog import HUB_ALIGNMENT, TORCHAUDIO_ALIGNMENT
 from whisper_api.engine.sentences import spans
 from whisper_api.engine.worker.device import has_bfloat16
 from whisper_api.schema import SAMPLE_RATE, Segment, Word
 from whisper_api.word_spacing import joined
-
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
 
 __all__ = ["AlignedSegments", "align", "alignment_source", "has_model"]
 

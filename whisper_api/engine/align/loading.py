@@ -6,17 +6,14 @@ import logging
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from whisper_api.engine.align.ahead import EmissionsAhead
 from whisper_api.engine.align.align import alignment_source, has_model
 from whisper_api.engine.align.models import AlignmentModel
-from whisper_api.engine.context import forget_frames
+from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import ModelError, ModelUnavailable
-
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
 
 __all__ = ["AlignmentModels", "warn_of_attention"]
 

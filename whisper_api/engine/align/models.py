@@ -22,7 +22,7 @@ import numpy.typing as npt
 from whisper_api.engine.align.wav2vec import Wav2Vec, convert
 from whisper_api.engine.audio.device_copies import COPIES
 from whisper_api.engine.models.catalog import HUB_ALIGNMENT, TORCHAUDIO_ALIGNMENT
-from whisper_api.engine.worker.device import limit_torch_threads
+from whisper_api.engine.worker.device import limit_torch_threads, release_cached_memory
 from whisper_api.errors import ModelCorrupt, UnknownModel
 
 if TYPE_CHECKING:
@@ -291,11 +291,8 @@ class AlignmentSource:
 
     def unload(self, model: AlignmentModel) -> None:
         """Free the device's memory."""
-        import torch
-
         model.network.to("meta")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_cached_memory()
 
     def _checkpoint(self) -> Path:
         return self.path / TORCHAUDIO_ALIGNMENT[self.language][1]

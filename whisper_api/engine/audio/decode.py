@@ -40,19 +40,7 @@ BLOCK = 1 << 20
 # Descriptors of files can be handed to another process.
 ISOLATED = hasattr(socket, "send_fds")
 # How formats begin that libav can read from a stream.
-STREAMABLE = (
-    b"RIFF",
-    b"RF64",
-    b"ID3",
-    b"fLaC",
-    b"OggS",
-    b"\x1aE\xdf\xa3",
-    b"#!AMR",
-    b".snd",
-    b"FLV",
-    b"\x47",
-    b"\xff",
-)
+STREAMABLE = (b"RIFF", b"RF64", b"ID3", b"fLaC", b"OggS", b"\x1aE\xdf\xa3", b"#!AMR", b".snd", b"FLV", b"\x47", b"\xff")
 
 
 @dataclass(frozen=True)
@@ -62,9 +50,6 @@ class Decoded:
     Attributes:
         audio: float32, shape (samples,), mono at 16 kHz, C-contiguous; full scale is -1 to 1.
         warnings: what was not as it should be, one sentence each.
-        container, codec: libav's names for them; ``array`` and the type's name for an array.
-        source_sample_rate: samples per second before resampling.
-        channels: before the mix to mono.
         shared: True when ``audio`` is the caller's own array.
         separate: the channels, each as ``audio``; empty unless the caller asks for channels and there are several.
         mix_warnings: what concerns the mix alone, where there are separate channels.
@@ -72,10 +57,6 @@ class Decoded:
 
     audio: Samples
     warnings: tuple[str, ...]
-    container: str
-    codec: str
-    source_sample_rate: int
-    channels: int
     shared: bool = False
     separate: tuple[Samples, ...] = ()
     mix_warnings: tuple[str, ...] = ()
@@ -91,7 +72,7 @@ class AudioInfo:
     """What :func:`probe` gives.
 
     Attributes:
-        container, codec: libav's names for them.
+        container, codec: libav's names for them; ``array`` and the type's name for an array.
         sample_rate: samples per second.
         channels: of the stream that would be decoded.
         duration: seconds, as the header states or the size suggests; None when neither tells.
@@ -160,24 +141,11 @@ def decode(
         audio, *separate = [recording.finish(found.samples) for recording in recordings[: found.tracks]]
     if progress is not None:
         progress(1.0)
-    return Decoded(
-        audio=audio,
-        warnings=found.warnings,
-        container=found.container,
-        codec=found.codec,
-        source_sample_rate=found.sample_rate,
-        channels=found.channels,
-        separate=tuple(separate),
-        mix_warnings=found.mix_warnings,
-    )
+    return Decoded(audio, found.warnings, separate=tuple(separate), mix_warnings=found.mix_warnings)
 
 
 def probe(
-    source: AudioInput,
-    *,
-    audio_track: int | None = None,
-    channels: Channels = "mix",
-    max_seconds: float | None = None,
+    source: AudioInput, *, audio_track: int | None = None, channels: Channels = "mix", max_seconds: float | None = None
 ) -> AudioInfo:
     """Tell what a file is; decodes no more of the file than its first sound.
 
@@ -195,8 +163,8 @@ def probe(
         InvalidOption: the file has no such ``audio_track``, or too many channels to separate them.
     """
     if isinstance(source, np.ndarray):
-        audio = _from_array(source, max_seconds)
-        return AudioInfo(audio.container, audio.codec, SAMPLE_RATE, 1, audio.duration)
+        duration = _from_array(source, max_seconds).duration
+        return AudioInfo("array", str(source.dtype), SAMPLE_RATE, 1, duration)
     with _opened(source, _nothing) as file:
         request = file.request("probe", audio_track=audio_track, channels=channels, max_seconds=max_seconds)
         found = _run(request, file, [Recording()], _nothing, None)
@@ -226,7 +194,7 @@ def _run(
     source = AudioSource(file.read, file.size, file.name)
     if request.operation == "probe":
         return probe_file(source, request)
-    return decode_file(source, request, lambda size, *, track: recordings[track].reserve(size), advanced)
+    return decode_file(source, request, lambda track, size: recordings[track].reserve(size), advanced)
 
 
 class _File:
@@ -259,11 +227,7 @@ class _File:
 
     def request(self, operation: Literal["decode", "probe"], **options: Any) -> Request:
         return Request(
-            operation=operation,
-            name=self.name,
-            size=self.size,
-            by_descriptor=self.descriptor is not None,
-            **options,
+            operation=operation, name=self.name, size=self.size, by_descriptor=self.descriptor is not None, **options
         )
 
     def read(self, offset: int, size: int) -> bytes:
@@ -360,28 +324,20 @@ def _from_array(
     if stop_at is not None:
         flat = flat[: round(stop_at * SAMPLE_RATE)]
     refuse_longer("the array", len(flat) / SAMPLE_RATE, max_seconds)
-    shared = flat.dtype == np.float32 and flat.flags.c_contiguous
-    if shared:
-        shared = all(math.isfinite(float(np.abs(block).max())) for block in _blocks(flat))
-    not_finite = 0
+    not_finite, peak = 0, math.nan
+    if flat.dtype == np.float32 and flat.flags.c_contiguous:
+        # A NaN is the greatest of all for NumPy.
+        peak = float(np.max([np.abs(block).max() for block in _blocks(flat)]))
+    shared = math.isfinite(peak)
     if shared:
         audio: Samples = flat
-        peak = max(float(np.abs(block).max()) for block in _blocks(flat))
     else:
         with contextlib.closing(Recording(memory)) as recording, np.errstate(over="ignore"):
             track = Track(recording.reserve)
             for block in _blocks(flat):
                 track.append(_as_float(block))
             audio, not_finite, peak = recording.finish(track.size), track.not_finite, track.peak
-    return Decoded(
-        audio=audio,
-        warnings=tuple(value_warnings(not_finite, peak)),
-        container="array",
-        codec=str(array.dtype),
-        source_sample_rate=SAMPLE_RATE,
-        channels=1,
-        shared=shared,
-    )
+    return Decoded(audio, tuple(value_warnings(not_finite, peak)), shared=shared)
 
 
 def _blocks(samples: NDArray[Any]) -> Iterator[NDArray[Any]]:

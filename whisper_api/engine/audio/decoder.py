@@ -21,19 +21,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from whisper_api.engine.audio import messages
 from whisper_api.engine.audio.libav import decode_file, probe_file
-from whisper_api.engine.audio.messages import (
-    Block,
-    Finished,
-    FromDecoder,
-    Read,
-    Ready,
-    Refused,
-    Request,
-    Reserve,
-    Room,
-    Tick,
-)
 from whisper_api.engine.audio.source import AudioSource
 from whisper_api.errors import InvalidAudio, WhisperApiError
 
@@ -69,14 +58,14 @@ class _Decoder:
         self._descriptors: dict[int, int] = {}  # of the files that hold the samples, by track
 
     def run(self, idle_seconds: float) -> None:
-        self._send(Ready())
+        self._send(messages.Ready())
         while self._connection.poll(idle_seconds):
-            answer = self._serve(self._receive(Request))
+            answer = self._serve(self._receive(messages.Request))
             self._send(answer)
             if answer.last:
                 return
 
-    def _serve(self, request: Request) -> Finished | Refused:
+    def _serve(self, request: messages.Request) -> messages.Finished | messages.Refused:
         with contextlib.ExitStack() as stack:
             descriptor = None
             if request.by_descriptor:
@@ -94,15 +83,15 @@ class _Decoder:
             except Exception as error:
                 return _refused(error)
 
-    def _answer(self, request: Request, descriptor: int | None, limit: _TimeLimit) -> Finished:
+    def _answer(self, request: messages.Request, descriptor: int | None, limit: _TimeLimit) -> messages.Finished:
         def read(offset: int, size: int) -> bytes:
             if descriptor is not None:
                 try:
                     return os.pread(descriptor, size, offset)
                 except OSError as error:
                     raise InvalidAudio(f"{request.name} cannot be read: {error.strerror}") from error
-            self._send(Read(offset, size))
-            return self._receive(Block).content
+            self._send(messages.Read(offset, size))
+            return self._receive(messages.Block).content
 
         next_tick = 0.0
 
@@ -113,7 +102,7 @@ class _Decoder:
                 return
             next_tick = now + TICK_SECONDS
             limit.extend(seconds, position)
-            self._send(Tick(part))
+            self._send(messages.Tick(part))
 
         source = AudioSource(read, request.size, request.name)
         if request.operation == "probe":
@@ -121,9 +110,9 @@ class _Decoder:
         found = decode_file(source, request, self._reserve, progress)
         return msgspec.structs.replace(found, last=_peak_bytes() > KEPT_BYTES)
 
-    def _reserve(self, size: int, *, track: int) -> tuple[int, int]:
-        self._send(Reserve(size, track))
-        room = self._receive(Room)
+    def _reserve(self, track: int, size: int) -> tuple[int, int]:
+        self._send(messages.Reserve(size, track))
+        room = self._receive(messages.Room)
         if room.moved:
             if track in self._descriptors:
                 os.close(self._descriptors.pop(track))
@@ -136,7 +125,7 @@ class _Decoder:
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
-    def _send(self, message: FromDecoder) -> None:
+    def _send(self, message: messages.FromDecoder) -> None:
         try:
             self._connection.send_bytes(self._encoder.encode(message))
         except OSError:
@@ -170,11 +159,11 @@ class _TimeLimit:
         _set_limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
 
 
-def _refused(error: Exception, *, last: bool = False) -> Refused:
+def _refused(error: Exception, *, last: bool = False) -> messages.Refused:
     if isinstance(error, WhisperApiError):
         attributes = {name: value for name, value in vars(error).items() if isinstance(value, str)}
-        return Refused(type(error).__name__, tuple(str(argument) for argument in error.args), attributes, last)
-    return Refused("", ("".join(traceback.format_exception(error)),), {}, last)
+        return messages.Refused(type(error).__name__, tuple(str(argument) for argument in error.args), attributes, last)
+    return messages.Refused("", ("".join(traceback.format_exception(error)),), {}, last)
 
 
 def _set_limit(kind: int, value: int) -> None:

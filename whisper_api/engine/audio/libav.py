@@ -68,14 +68,14 @@ def decode_file(source: AudioSource, request: Request, reserve: ReserveTrack, pr
         reader = PacketReader(container, stream)
         limits = [limit for limit in (request.max_seconds, request.stop_at) if limit is not None]
         shortest = min(limits, default=None)
-        track = Track(functools.partial(reserve, track=0))
+        track = Track(functools.partial(reserve, 0))
         timeline = Timeline(
             container,
             stream,
             track,
             shortest,
             request.channels,
-            lambda number: Track(functools.partial(reserve, track=1 + number)),
+            lambda number: Track(functools.partial(reserve, 1 + number)),
         )
         tick = 0.0
         for packets, frame in enumerate(reader):
@@ -301,10 +301,7 @@ def _audio_stream(container: Any, source: AudioSource, audio_track: int | None) 
         tag = _tag(wanted[0])
         reason = "is encrypted (DRM)" if tag in ENCRYPTED else "is in a codec that libav does not know"
         raise InvalidAudio(f"the sound of {source.name} {reason}")
-    chosen = next(
-        (stream for stream in usable if stream.disposition & stream.disposition.__class__.default),
-        usable[0],
-    )
+    chosen = next((stream for stream in usable if stream.disposition & stream.disposition.__class__.default), usable[0])
     warnings = []
     if len(streams) > 1 and audio_track is None:
         warnings.append(

@@ -1,4 +1,4 @@
-"""The mix to mono: contains every channel that carries sound, and no channel cancels another.
+"""The mix to mono, which contains every channel that carries sound, and libswresample for the mix and for the channels.
 
 libswresample's own mix of more than two channels drops channels: it takes a file of six channels for 5.1 and leaves out
 the fourth, the bass. Recorders put a microphone on any channel.
@@ -6,6 +6,7 @@ the fourth, the bass. Recorders put a microphone on any channel.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.audio.track import Samples
+from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["Mixer"]
+__all__ = ["Mixer", "Resampler"]
 
 # Layouts that libswresample mixes: ordinary files come out as every other program decodes them.
 PLAIN_LAYOUTS = ("mono", "1 channels", "stereo", "2 channels")
@@ -139,15 +141,9 @@ class Mixer:
         """Invert each channel that would cancel the louder ones."""
         mix = np.zeros(len(self._signs))
         for channel in loudest_first.tolist():
-            if mix.any():
-                correlation = float(self._correlation(mix)[channel])
-                if correlation < (OPPOSITE if self._signs[channel] > 0 else NOT_OPPOSITE):
-                    self._signs[channel] = -1.0
-                else:
-                    self._signs[channel] = 1.0
-            else:
-                self._signs[channel] = 1.0
-            mix[channel] = self._signs[channel]
+            limit = OPPOSITE if self._signs[channel] > 0 else NOT_OPPOSITE
+            opposite = mix.any() and float(self._correlation(mix)[channel]) < limit
+            self._signs[channel] = mix[channel] = -1.0 if opposite else 1.0
         # Of two opposite channels the second is inverted, whichever is louder.
         if len(loudest_first) and self._signs[loudest_first.min()] < 0:
             self._signs = -self._signs
@@ -204,3 +200,58 @@ def _numbers(seconds: NDArray[np.float64]) -> str:
     if not found:
         return ""
     return f"channel {found[0]} is" if len(found) == 1 else f"channels {', '.join(found)} are"
+
+
+class Resampler:
+    """libswresample for frames of one rate, sample format and layout. Each file needs its own, which keeps state.
+
+    Args:
+        frame: the first of the frames.
+        mixer: prepares the frames for the mix, whose blocks have the shape (samples,). None keeps the channels apart:
+            the blocks have the shape (samples, channels).
+    """
+
+    def __init__(self, frame: Any, mixer: Mixer | None) -> None:
+        from av.filter import Graph
+
+        self._mixer = mixer
+        rate, sample_format, layout = frame.sample_rate, frame.format.name, frame.layout.name
+        if mixer is not None and mixer.mixes:
+            sample_format, layout = "fltp", "mono"
+        self._graph = graph = Graph()
+        options = {"sample_rate": str(rate), "sample_fmt": sample_format, "channel_layout": layout}
+        nodes = [graph.add("abuffer", time_base=f"1/{rate}", **options)]
+        # Without this bound libswresample does not normalise the mix for float output: stereo comes out 3 dB too loud.
+        nodes.append(graph.add("aresample", f"{SAMPLE_RATE}:rematrix_maxval=1"))
+        layouts = layout if mixer is None else "mono"
+        nodes.append(graph.add("aformat", f"sample_fmts=flt:sample_rates={SAMPLE_RATE}:channel_layouts={layouts}"))
+        nodes.append(graph.add("abuffersink"))
+        for node, following in itertools.pairwise(nodes):
+            node.link_to(following)
+        graph.configure()
+        graph.set_audio_frame_size(SAMPLE_RATE)
+        self._input, self._output = nodes[0], nodes[-1]
+
+    def push(self, frame: Any) -> None:
+        frame.pts = None
+        for each in (frame,) if self._mixer is None else self._mixer.push(frame):
+            self._input.push(each)
+
+    def end(self) -> None:
+        for each in () if self._mixer is None else self._mixer.flush():
+            self._input.push(each)
+        self._input.push(None)
+
+    def pull(self) -> Iterator[Samples]:
+        """Yield the blocks of samples that are ready. A block is valid until the next block is pulled."""
+        from av.error import BlockingIOError as NotYet
+        from av.error import EOFError as AtEnd
+
+        while True:
+            try:
+                frame: Any = self._output.pull()
+            except (NotYet, AtEnd):
+                return
+            channels = frame.layout.nb_channels
+            samples = np.frombuffer(frame.planes[0], np.float32, count=frame.samples * channels)
+            yield samples if self._mixer is not None else samples.reshape(-1, channels)

@@ -21,18 +21,7 @@ from typing import Any, Protocol
 import msgspec
 
 from whisper_api import errors
-from whisper_api.engine.audio.messages import (
-    Block,
-    Finished,
-    FromDecoder,
-    Read,
-    Ready,
-    Refused,
-    Request,
-    Reserve,
-    Room,
-    Tick,
-)
+from whisper_api.engine.audio import messages
 from whisper_api.engine.audio.track import Recording
 from whisper_api.errors import InvalidAudio, WhisperApiError
 
@@ -55,7 +44,7 @@ COMMAND = (
 # Decoding uses one thread; NumPy's thread pool would only take time and memory.
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-_message = msgspec.msgpack.Decoder(FromDecoder)
+_message = msgspec.msgpack.Decoder(messages.FromDecoder)
 
 
 class Readable(Protocol):
@@ -123,12 +112,12 @@ class DecoderProcess:
 
     def run(
         self,
-        request: Request,
+        request: messages.Request,
         source: Readable,
         recordings: Sequence[Recording],
         check: Callable[[], None],
         progress: Callable[[float], None] | None,
-    ) -> Finished:
+    ) -> messages.Finished:
         """Decode or probe a file.
 
         Args:
@@ -151,26 +140,26 @@ class DecoderProcess:
         while True:
             message = self._receive(request.name, check)
             match message:
-                case Ready():
+                case messages.Ready():
                     self._ready = True
-                case Read(offset, size):
-                    self._send(Block(source.read(offset, size)), request.name)
-                case Reserve(size, track) if 0 <= track < len(recordings):
+                case messages.Read(offset, size):
+                    self._send(messages.Block(source.read(offset, size)), request.name)
+                case messages.Reserve(size, track) if 0 <= track < len(recordings):
                     descriptor, room = recordings[track].reserve(size)
                     moved = sent.get(track) != descriptor
-                    self._send(Room(room, moved=moved), request.name)
+                    self._send(messages.Room(room, moved=moved), request.name)
                     if moved:
                         self._send_descriptor(descriptor, request.name)
                     sent[track] = descriptor
-                case Tick(part):
+                case messages.Tick(part):
                     check()
                     if progress is not None and part is not None:
                         progress(part)
-                case Finished() if 1 <= message.tracks <= len(recordings):
+                case messages.Finished() if 1 <= message.tracks <= len(recordings):
                     self._last_used = time.monotonic()
                     self.usable = not message.last
                     return message
-                case Refused():
+                case messages.Refused():
                     self._last_used = time.monotonic()
                     self.usable = not message.last
                     raise _error(message)
@@ -345,7 +334,7 @@ class DecoderPool:
             process.forget()
 
 
-def _error(refused: Refused) -> Exception:
+def _error(refused: messages.Refused) -> Exception:
     kind = getattr(errors, refused.error, None) if refused.error in errors.__all__ else None
     if kind is None:
         return RuntimeError("the decoder process has failed:\n" + "\n".join(refused.arguments))

@@ -9,8 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from whisper_api.engine.audio.mix import Mixer
-from whisper_api.engine.audio.resampler import Resampler, Separator
+from whisper_api.engine.audio.mix import Mixer, Resampler
 from whisper_api.engine.audio.track import MAX_CHANNELS, Track
 from whisper_api.errors import InvalidAudio, InvalidOption
 from whisper_api.schema import SAMPLE_RATE, Channels
@@ -29,21 +28,7 @@ MOST_RATE = 400_000  # and a higher one needs a huge filter
 COUNTS_SAMPLES = ("flac", "opus")
 # Containers that store times. For others libav counts the packets, which goes wrong where a stream changes its rate.
 STAMPED = frozenset(
-    [
-        "matroska",
-        "mov",
-        "mpegts",
-        "mpeg",
-        "asf",
-        "flv",
-        "ogg",
-        "flac",
-        "nut",
-        "mxf",
-        "rm",
-        "wtv",
-        "nsv",
-    ]
+    ["matroska", "mov", "mpegts", "mpeg", "asf", "flv", "ogg", "flac", "nut", "mxf", "rm", "wtv", "nsv"]
 )
 
 
@@ -160,7 +145,7 @@ class Timeline:
         self._channels = channels
         self._channel_track = channel_track
         self._channels_lost = False
-        self._separator: Separator | None = None
+        self._separator: Resampler | None = None
         self._resampler: Resampler | None = None
         self._mixer: Mixer | None = None
         self._mix_warnings: dict[str, None] = {}
@@ -201,7 +186,7 @@ class Timeline:
                 self._mixer = Mixer(frame)
             self._resampler = Resampler(frame, self._mixer)
             if self.channel_tracks:
-                self._separator = Separator(frame)
+                self._separator = Resampler(frame, None)
                 if frame.layout.nb_channels > len(self.channel_tracks):
                     self._channels_lost = True
         if self._separator is not None:

@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +45,8 @@ MAX_CHANNELS = 8
 LEAST_GROWTH = 60 * SAMPLE_RATE * SAMPLE_BYTES
 Reserve = Callable[[int], tuple[int, int]]
 """Reserves room for a total number of bytes. Returns the file's descriptor and the number of bytes that have room."""
-
-
-class ReserveTrack(Protocol):
-    """A :data:`Reserve` for several tracks, each with a file of its own."""
-
-    def __call__(self, size: int, *, track: int) -> tuple[int, int]: ...
+ReserveTrack = Callable[[int, int], tuple[int, int]]
+"""The same for several tracks, each with a file of its own: takes the number of the track, then the number of bytes."""
 
 
 class AudioMemory:

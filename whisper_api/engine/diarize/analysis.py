@@ -6,11 +6,12 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from whisper_api.engine.context import JobContext
 from whisper_api.engine.diarize.activity import (
     SpeakerActivity,
     SpeakerSpans,
@@ -23,13 +24,9 @@ from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBoun
 from whisper_api.engine.diarize.embedding import DIMENSION, HOP, EmbedSpans
 from whisper_api.engine.diarize.open_models import CAMPPLUS, Voiceprint, open_models
 from whisper_api.engine.diarize.segmentation import LOCAL_SPEAKERS, SegmentWindows, frame_count, whole_window
-from whisper_api.engine.worker.device import has_bfloat16
+from whisper_api.engine.worker.device import Device, has_bfloat16
 from whisper_api.errors import ModelUnavailable
 from whisper_api.schema import SAMPLE_RATE, Turn
-
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
-    from whisper_api.engine.worker.device import Device
 
 __all__ = ["Analysis", "analyze", "embedding_dtype", "speaker_label"]
 
@@ -80,10 +77,7 @@ class Analysis:
     revision: str | None = None
 
     def speakers(
-        self,
-        bounds: SpeakerBounds,
-        options: ClusteringOptions | None = None,
-        check: Callable[[], None] = lambda: None,
+        self, bounds: SpeakerBounds, options: ClusteringOptions | None = None, check: Callable[[], None] = lambda: None
     ) -> npt.NDArray[np.float64]:
         """Centroids of the speakers, shape (speakers, 192); none when nobody speaks long enough for an embedding.
 
@@ -179,12 +173,7 @@ def _segment(ctx: JobContext, audio: Floats, models: dict[str, Any]) -> SpeakerA
 
 
 def _embed(
-    ctx: JobContext,
-    audio: Floats,
-    model: Any,
-    activity: SpeakerActivity,
-    spans: SpeakerSpans,
-    moments: SpeakerSpans,
+    ctx: JobContext, audio: Floats, model: Any, activity: SpeakerActivity, spans: SpeakerSpans, moments: SpeakerSpans
 ) -> tuple[Floats, npt.NDArray[np.float16]]:
     """Embeddings of the spans, shape (spans, 192), and of the moments, (moments, 192)."""
     embeddings = np.empty((len(spans.times), DIMENSION), dtype=np.float32)

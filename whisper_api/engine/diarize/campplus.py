@@ -6,25 +6,25 @@ network, then a densely connected TDNN whose layers are masked by the context of
 reads the weights that 3D-Speaker publishes as speech_campplus_sv_zh_en_16k-common_advanced.
 
 The trunk runs once over a chunk of audio with many short spans. Only the statistics pooling runs for each span, over
-the frames of the span. Each stretch of one speaker is embedded by itself, as the network was trained: it has masks of its
-own, and convolutions do not reach from one stretch into another. Otherwise a short answer resembles the voices around
-it.
+the frames of the span. Each stretch of one speaker is embedded by itself, as the network was trained: it has masks of
+its own, and convolutions do not reach from one stretch into another. Otherwise a short answer resembles the voices
+around it.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.diarize.embedding import DIMENSION, HOP
-from whisper_api.engine.diarize.segmentation import CheckpointSource, load_checkpoint
-from whisper_api.errors import ModelCorrupt
+from whisper_api.engine.diarize.segmentation import CheckpointSource, load_network
 from whisper_api.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -92,13 +92,7 @@ def load_campplus(path: Path) -> torch.nn.Module:
     Raises:
         ModelCorrupt: the weights are not those of this architecture.
     """
-    weights = load_checkpoint(path)
-    model = _network()
-    try:
-        model.load_state_dict(weights)
-    except (RuntimeError, AttributeError) as error:
-        raise ModelCorrupt(f"{path.name}: not a CAM++ of {DIMENSION} dimensions ({error})") from error
-    return model.eval()
+    return load_network(path, _network(), f"a CAM++ of {DIMENSION} dimensions")
 
 
 @dataclass(frozen=True)
@@ -161,15 +155,15 @@ def _network() -> torch.nn.Module:
     from torch import nn
     from torch.nn import functional
 
-    class Norm(nn.Module):
-        """Batch normalization and rectifier."""
+    def named(**layers: nn.Module) -> nn.Sequential:
+        """Layers one after the other, with the names of the published weights."""
+        return nn.Sequential(OrderedDict(layers))
 
-        def __init__(self, channels: int) -> None:
-            super().__init__()
-            self.batchnorm = nn.BatchNorm1d(channels)
+    def norm(channels: int) -> nn.Sequential:
+        return named(batchnorm=nn.BatchNorm1d(channels), rectifier=nn.ReLU())
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return functional.relu(self.batchnorm(x))
+    def narrow(inputs: int, outputs: int) -> nn.Sequential:
+        return named(nonlinear=norm(inputs), linear=nn.Conv1d(inputs, outputs, 1, bias=False))
 
     class ResidualBlock(nn.Module):
         """Two convolutions over frequency and time beside a shortcut."""
@@ -188,24 +182,6 @@ def _network() -> torch.nn.Module:
             y = functional.relu(self.bn1(self.conv1(x)))
             return functional.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
-    class Head(nn.Module):
-        """Features (1, 80, frames) to (1, 320, frames): 32 channels of ten frequencies."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv1 = nn.Conv2d(1, 32, 3, 1, 1, bias=False)
-            self.bn1 = nn.BatchNorm2d(32)
-            self.layer1 = nn.Sequential(ResidualBlock(2), ResidualBlock(1))
-            self.layer2 = nn.Sequential(ResidualBlock(2), ResidualBlock(1))
-            self.conv2 = nn.Conv2d(32, 32, 3, (2, 1), 1, bias=False)
-            self.bn2 = nn.BatchNorm2d(32)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = functional.relu(self.bn1(self.conv1(x.unsqueeze(1))))
-            x = functional.relu(self.bn2(self.conv2(self.layer2(self.layer1(x)))))
-            found: torch.Tensor = x.flatten(1, 2)
-            return found
-
     class Masked(nn.Module):
         """A convolution over time whose output is weighed by the means of the stretch and of the segment."""
 
@@ -215,23 +191,20 @@ def _network() -> torch.nn.Module:
             self.linear1 = nn.Conv1d(128, 64, 1)
             self.linear2 = nn.Conv1d(64, _GROWTH, 1)
 
-        def forward(self, x: torch.Tensor, layout: _Layout) -> torch.Tensor:
-            context = x @ layout.context
-            mask = self.linear2(functional.relu(self.linear1(context))).sigmoid()
-            masked: torch.Tensor = self.linear_local(x * layout.inside.to(x.dtype)) * mask[..., layout.segments]
-            return masked
+        def forward(self, x: torch.Tensor, layout: _Layout) -> Any:
+            mask = self.linear2(functional.relu(self.linear1(x @ layout.context))).sigmoid()
+            return self.linear_local(x * layout.inside.to(x.dtype)) * mask[..., layout.segments]
 
     class DenseLayer(nn.Module):
         def __init__(self, inputs: int, dilation: int) -> None:
             super().__init__()
-            self.nonlinear1 = Norm(inputs)
+            self.nonlinear1 = norm(inputs)
             self.linear1 = nn.Conv1d(inputs, 128, 1, bias=False)
-            self.nonlinear2 = Norm(128)
+            self.nonlinear2 = norm(128)
             self.cam_layer = Masked(dilation)
 
-        def forward(self, x: torch.Tensor, layout: _Layout) -> torch.Tensor:
-            found: torch.Tensor = self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))), layout)
-            return found
+        def forward(self, x: torch.Tensor, layout: _Layout) -> Any:
+            return self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))), layout)
 
     class DenseBlock(nn.ModuleDict):
         """Layers that each read the outputs of all layers before."""
@@ -244,62 +217,42 @@ def _network() -> torch.nn.Module:
                 x = torch.cat([x, layer(x, layout)], dim=1)
             return x
 
-    class Narrow(nn.Module):
-        def __init__(self, inputs: int, outputs: int) -> None:
-            super().__init__()
-            self.nonlinear = Norm(inputs)
-            self.linear = nn.Conv1d(inputs, outputs, 1, bias=False)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            found: torch.Tensor = self.linear(self.nonlinear(x))
-            return found
-
-    class Enter(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Conv1d(320, 128, 5, 2, 2, bias=False)
-            self.nonlinear = Norm(128)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            found: torch.Tensor = self.nonlinear(self.linear(x))
-            return found
-
-    class Leave(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Conv1d(1024, DIMENSION, 1, bias=False)
-            self.nonlinear = nn.Sequential()
-            self.nonlinear.add_module("batchnorm", nn.BatchNorm1d(DIMENSION, affine=False))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            found: torch.Tensor = self.nonlinear(self.linear(x.unsqueeze(2)).squeeze(2))
-            return found
-
-    class Xvector(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.tdnn = Enter()
-            self.block1 = DenseBlock(12, 128, 1)
-            self.transit1 = Narrow(512, 256)
-            self.block2 = DenseBlock(24, 256, 2)
-            self.transit2 = Narrow(1024, 512)
-            self.block3 = DenseBlock(16, 512, 2)
-            self.transit3 = Narrow(1024, 512)
-            self.out_nonlinear = Norm(512)
-            self.dense = Leave()
-
     class Campplus(nn.Module):
         stride = 2
 
         def __init__(self) -> None:
             super().__init__()
-            self.head = Head()
-            self.xvector = Xvector()
+            # Features (1, 1, 80, frames) to (1, 320, frames): 32 channels of ten frequencies.
+            self.head = named(
+                conv1=nn.Conv2d(1, 32, 3, 1, 1, bias=False),
+                bn1=nn.BatchNorm2d(32),
+                rectifier1=nn.ReLU(),
+                layer1=nn.Sequential(ResidualBlock(2), ResidualBlock(1)),
+                layer2=nn.Sequential(ResidualBlock(2), ResidualBlock(1)),
+                conv2=nn.Conv2d(32, 32, 3, (2, 1), 1, bias=False),
+                bn2=nn.BatchNorm2d(32),
+                rectifier2=nn.ReLU(),
+                flatten=nn.Flatten(1, 2),
+            )
+            self.xvector: Any = named(
+                tdnn=named(linear=nn.Conv1d(320, 128, 5, 2, 2, bias=False), nonlinear=norm(128)),
+                block1=DenseBlock(12, 128, 1),
+                transit1=narrow(512, 256),
+                block2=DenseBlock(24, 256, 2),
+                transit2=narrow(1024, 512),
+                block3=DenseBlock(16, 512, 2),
+                transit3=narrow(1024, 512),
+                out_nonlinear=norm(512),
+                dense=named(
+                    linear=nn.Conv1d(1024, DIMENSION, 1, bias=False),
+                    nonlinear=named(batchnorm=nn.BatchNorm1d(DIMENSION, affine=False)),
+                ),
+            )
 
         def features(self, waveforms: torch.Tensor) -> torch.Tensor:
             return features(waveforms)
 
-        def trunk(self, x: torch.Tensor, stretches: npt.NDArray[np.int64]) -> torch.Tensor:
+        def trunk(self, x: torch.Tensor, stretches: npt.NDArray[np.int64]) -> Any:
             """Features (1, 80, frames) to (1, 512, frames / 2), 0 for frames that are in no stretch."""
             net = self.xvector
             layout = _layout(stretches, x.device)
@@ -307,15 +260,15 @@ def _network() -> torch.nn.Module:
             # The gaps between the stretches are 0 in the features and before each convolution of the blocks.
             packed = x.new_zeros(1, x.shape[1], len(layout.segments), 2)
             packed[:, :, layout.places] = x.reshape(1, x.shape[1], -1, 2)[:, :, layout.frames]
-            y = net.tdnn(self.head(packed.flatten(2)))
+            y = net.tdnn(self.head(packed.flatten(2).unsqueeze(1)))
             y = net.transit1(net.block1(y, layout))
             y = net.transit2(net.block2(y, layout))
             y = net.out_nonlinear(net.transit3(net.block3(y, layout)))
-            found: torch.Tensor = y.new_zeros(1, y.shape[1], len(stretches))
+            found = y.new_zeros(1, y.shape[1], len(stretches))
             found[..., layout.frames] = y[..., layout.places]
             return found
 
-        def pool(self, x: torch.Tensor, spans: Sequence[npt.NDArray[np.int64]], dtype: torch.dtype) -> torch.Tensor:
+        def pool(self, x: torch.Tensor, spans: Sequence[npt.NDArray[np.int64]], dtype: torch.dtype) -> Any:
             """Output of the trunk (frames, 512) and frame numbers of the spans to embeddings (spans, 192).
 
             Pooling costs next to nothing, so it stays in single precision whatever ``dtype`` is.
@@ -328,7 +281,7 @@ def _network() -> torch.nn.Module:
             # The published network takes the deviation of a sample, not of the population.
             count = torch.tensor([[len(span)] for span in spans], device=x.device)
             variance = (of_spans @ x.square() - mean.square()).clamp(min=1e-12) * count / (count - 1).clamp(min=1)
-            vectors: torch.Tensor = self.xvector.dense(torch.cat([mean, variance.sqrt()], dim=1))
-            return vectors
+            statistics = torch.cat([mean, variance.sqrt()], dim=1)
+            return self.xvector.dense(statistics.unsqueeze(2)).squeeze(2)
 
     return Campplus()

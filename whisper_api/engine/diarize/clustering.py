@@ -233,13 +233,7 @@ def _initial_clusters(x: Floats, distance: float, check: Callable[[], None]) -> 
 
 
 def _pair_sums(
-    x: Floats,
-    t: Floats,
-    w: Floats,
-    labels: Ints,
-    count: int,
-    options: ClusteringOptions,
-    check: Callable[[], None],
+    x: Floats, t: Floats, w: Floats, labels: Ints, count: int, options: ClusteringOptions, check: Callable[[], None]
 ) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
     """For each pair of clusters the weighted sum of similarities and the sum of weights; (spans,) which are repeats."""
     order = np.argsort(labels, kind="stable")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from whisper_api.engine.audio.device_copies import COPIES
 from whisper_api.engine.diarize.segmentation import load_checkpoint, whole_window
-from whisper_api.engine.worker.device import limit_torch_threads
+from whisper_api.engine.worker.device import limit_torch_threads, release_cached_memory
 from whisper_api.errors import ModelCorrupt
 from whisper_api.schema import SAMPLE_RATE
 
@@ -86,12 +86,9 @@ class CommunitySource:
 
     def unload(self, model: Any) -> None:
         """Free the memory of the device."""
-        import torch
-
         model._segmentation.model.to("meta")
         model._embedding.model_.to("meta")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_cached_memory()
 
 
 def run_pipeline(ctx: JobContext, audio: Floats, pipeline: Any, *, one_speaker: bool = False) -> Any:

@@ -21,8 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.diarize.embedding import DIMENSION, HOP
-from whisper_api.engine.diarize.segmentation import CheckpointSource, load_checkpoint
-from whisper_api.errors import ModelCorrupt
+from whisper_api.engine.diarize.segmentation import CheckpointSource, load_network
 
 if TYPE_CHECKING:
     import torch
@@ -85,13 +84,7 @@ def load_ecapa(path: Path) -> torch.nn.Module:
     Raises:
         ModelCorrupt: the weights are not those of this architecture.
     """
-    weights = load_checkpoint(path)
-    model = _network()
-    try:
-        model.load_state_dict({_renamed(name): value for name, value in weights.items()})
-    except (RuntimeError, AttributeError) as error:
-        raise ModelCorrupt(f"{path.name}: not an ECAPA-TDNN of {_CHANNELS} channels ({error})") from error
-    return model.eval()
+    return load_network(path, _network(), f"an ECAPA-TDNN of {_CHANNELS} channels", _renamed)
 
 
 @dataclass(frozen=True)
@@ -140,11 +133,10 @@ def _network() -> torch.nn.Module:
             self.conv = nn.Conv1d(inputs, outputs, kernel, dilation=dilation)
             self.norm = nn.BatchNorm1d(outputs)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor) -> Any:
             if self.padding:
                 x = functional.pad(x, (self.padding, self.padding), mode="reflect")
-            normed: torch.Tensor = self.norm(functional.relu(self.conv(x)))
-            return normed
+            return self.norm(functional.relu(self.conv(x)))
 
     class Block(nn.Module):
         """Res2Net of dilated convolutions between two pointwise convolutions, then squeeze and excitation."""
@@ -158,7 +150,7 @@ def _network() -> torch.nn.Module:
             self.squeeze = nn.Conv1d(_CHANNELS, 128, 1)
             self.excite = nn.Conv1d(128, _CHANNELS, 1)
 
-        def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor, weight: torch.Tensor) -> Any:
             first, *rest = self.enter(x).chunk(_SCALE, dim=1)
             parts, previous = [first], None
             for part, layer in zip(rest, self.groups, strict=True):
@@ -166,9 +158,7 @@ def _network() -> torch.nn.Module:
                 parts.append(previous)
             y = self.leave(torch.cat(parts, dim=1))
             mean = y @ weight.unsqueeze(2).to(y.dtype)
-            gate: torch.Tensor = self.excite(functional.relu(self.squeeze(mean))).sigmoid()
-            result: torch.Tensor = x + y * gate
-            return result
+            return x + y * self.excite(functional.relu(self.squeeze(mean))).sigmoid()
 
     class EcapaTdnn(nn.Module):
         stride = 1
@@ -187,7 +177,7 @@ def _network() -> torch.nn.Module:
         def features(self, waveforms: torch.Tensor) -> torch.Tensor:
             return features(waveforms)
 
-        def trunk(self, x: torch.Tensor, stretches: npt.NDArray[np.int64]) -> torch.Tensor:
+        def trunk(self, x: torch.Tensor, stretches: npt.NDArray[np.int64]) -> Any:
             """Features (1, 80, frames) to (1, 3072, frames); the context is all stretches together."""
             inside = (stretches >= 0).astype(np.float32)
             weight = torch.from_numpy(inside / inside.sum()).to(x.device)[None]
@@ -196,10 +186,9 @@ def _network() -> torch.nn.Module:
             for block in self.blocks.values():
                 x = block(x, weight)
                 outputs.append(x)
-            aggregated: torch.Tensor = self.aggregate(torch.cat(outputs, dim=1))
-            return aggregated
+            return self.aggregate(torch.cat(outputs, dim=1))
 
-        def pool(self, x: torch.Tensor, spans: Sequence[npt.NDArray[np.int64]], dtype: torch.dtype) -> torch.Tensor:
+        def pool(self, x: torch.Tensor, spans: Sequence[npt.NDArray[np.int64]], dtype: torch.dtype) -> Any:
             """Output of the trunk (frames, 3072) and frame numbers of the spans to embeddings (spans, 192)."""
             weights = np.zeros((len(spans), len(x)), dtype=np.float32)
             for number, span in enumerate(spans):
@@ -229,8 +218,7 @@ def _network() -> torch.nn.Module:
                 average = attention.mul_(values).sum(dim=0) / total
                 pooled[number, :channels] = average
                 pooled[number, channels:] = _deviation(attention.mul_(values).sum(dim=0) / total, average)
-            vectors: torch.Tensor = self.output(self.statistics_norm(pooled).unsqueeze(2)).squeeze(2)
-            return vectors
+            return self.output(self.statistics_norm(pooled).unsqueeze(2)).squeeze(2)
 
     def _rows(span: npt.NDArray[np.int64], device: torch.device) -> Any:
         """Index of the frames of a span: a slice, which copies nothing, when the span has no gap."""

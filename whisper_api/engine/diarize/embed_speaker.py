@@ -2,19 +2,23 @@
 
 The centroids of a diarization are no good for a comparison with other recordings: all speakers of the diarization have
 the same mean of features subtracted, and a voice is embedded best with the mean of its own features subtracted.
+
+A telephone takes a voice's sound above 4 kHz away. Embeddings of one voice with and without it differ as much as those
+of two people. So where only one of two recordings was made over a telephone, both are compared in the band. Different
+telephones then hardly matter.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from whisper_api.engine.audio.telephone import is_over_telephone, telephone_band
+from whisper_api.engine.audio.track import Samples
+from whisper_api.engine.context import JobContext
 from whisper_api.engine.diarize.analysis import analyze
 from whisper_api.engine.diarize.open_models import VoiceModel, open_models
 from whisper_api.engine.diarize.pipeline import (
@@ -32,10 +36,15 @@ from whisper_api.schema import SAMPLE_RATE
 from whisper_api.speaker_turns import stretches
 from whisper_api.voices import VoiceSample
 
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
-
-__all__ = ["SpeakerVoice", "embed_speaker", "sample_of", "speaker_voices", "voice_model"]
+__all__ = [
+    "SpeakerVoice",
+    "embed_speaker",
+    "is_over_telephone",
+    "sample_of",
+    "speaker_voices",
+    "telephone_band",
+    "voice_model",
+]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +54,52 @@ Floats = npt.NDArray[np.float32]
 VOICE_SECONDS = 10.0
 # Shorter stretches of speech are used only where there are no longer ones.
 STRETCH_SECONDS = 0.3
+
+# The band of a telephone (ITU-T G.712), and what it takes away, in Hz.
+BAND = (300.0, 3400.0)
+ABOVE = (4500.0, 7500.0)
+# Frames of 32 ms within so many decibels of the loudest are speech.
+FRAME = 512
+QUIETEST = 30.0
+# In the sharpest hundredth of its frames, such as those of an "s", speech has much power above the band: at least
+# -15 dB of that in the band in 18 recordings, one of them of 1961. In two calls it has -46 dB, and with the noise of
+# mu-law -36 dB.
+SHARPEST, MOST_ABOVE = 99, -25.0
+
+
+def telephone_band(audio: Samples) -> Samples:
+    """Remove the frequencies of a recording that a telephone does not transmit.
+
+    Nothing else of a telephone is imitated: with the noise of mu-law, all voices have more in common.
+
+    Args:
+        audio: float32, shape (samples,), mono, 16 kHz.
+    """
+    if not len(audio):
+        return audio
+    frequencies = np.fft.rfftfreq(len(audio), 1 / SAMPLE_RATE)
+    inside = (frequencies >= BAND[0]) & (frequencies <= BAND[1])
+    found: Samples = np.fft.irfft(np.fft.rfft(audio) * inside, len(audio)).astype(np.float32)
+    return found
+
+
+def is_over_telephone(audio: Samples) -> bool:
+    """Whether a voice lacks what a telephone takes away.
+
+    Args:
+        audio: float32, shape (samples,), mono, 16 kHz: mostly speech, at least some seconds.
+    """
+    frames = audio[: len(audio) // FRAME * FRAME].reshape(-1, FRAME)
+    if not len(frames):
+        return False
+    power = np.square(np.abs(np.fft.rfft(frames * np.hanning(FRAME), axis=1)))
+    frequencies = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE)
+    within, above = (
+        power[:, (frequencies >= low) & (frequencies <= high)].sum(axis=1) + 1e-12 for low, high in (BAND, ABOVE)
+    )
+    loudness = 10 * np.log10(within + above)
+    loud = loudness >= loudness.max() - QUIETEST
+    return bool(np.percentile(10 * np.log10(above / within)[loud], SHARPEST) < MOST_ABOVE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.audio.decode import AudioInput, decode
-from whisper_api.engine.audio.telephone import telephone_band
-from whisper_api.engine.diarize.embed_speaker import SpeakerVoice, embedded, sample_of, speaker_voices, voice_model
+from whisper_api.engine.context import JobContext
+from whisper_api.engine.diarize.embed_speaker import (
+    SpeakerVoice,
+    embedded,
+    sample_of,
+    speaker_voices,
+    telephone_band,
+    voice_model,
+)
 from whisper_api.engine.diarize.open_models import CAMPPLUS, VoiceModel
 from whisper_api.engine.diarize.pipeline import Diarization
 from whisper_api.errors import InvalidAudio, InvalidOption
 from whisper_api.schema import SAMPLE_RATE, Turn
 from whisper_api.voices import VoiceEmbedding
-
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
 
 __all__ = ["check_names", "decode_references", "enroll", "match_speakers", "name_speakers"]
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from whisper_api.engine.context import JobContext
 from whisper_api.engine.diarize.campplus import CampplusSource
 from whisper_api.engine.diarize.clustering import ClusteringOptions
 from whisper_api.engine.diarize.ecapa import EcapaSource
 from whisper_api.engine.diarize.segmentation import CheckpointSource, SegmentationSource
 from whisper_api.errors import ModelUnavailable
-
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
 
 __all__ = ["CAMPPLUS", "ECAPA", "OpenModels", "VoiceModel", "Voiceprint", "open_models"]
 

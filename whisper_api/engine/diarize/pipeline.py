@@ -190,12 +190,7 @@ def unit(vector: Floats) -> Floats:
 
 
 def _in_time_order(
-    turns: list[Turn],
-    vectors: dict[str, Any],
-    model: str,
-    voice_model: VoiceModel,
-    *,
-    word_turns: list[Turn] | None = None,
+    turns: list[Turn], vectors: dict[str, Any], model: str, voice_model: VoiceModel, *, word_turns: list[Turn]
 ) -> Diarization:
     """Sort turns by time, and number the speakers by their first appearance."""
     names: dict[str, str] = {}
@@ -207,6 +202,6 @@ def _in_time_order(
         )
 
     renamed = sorted_and_renamed(turns)
-    of_words = renamed if word_turns is None else sorted_and_renamed(word_turns)
+    of_words = sorted_and_renamed(word_turns)
     embeddings = {name: unit(vectors[old]) for old, name in names.items() if old in vectors}
     return Diarization(renamed, embeddings, model, of_words, voice_model)

@@ -13,7 +13,7 @@ import itertools
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whisper_api.engine.audio.device_copies import COPIES
-from whisper_api.engine.worker.device import limit_torch_threads
+from whisper_api.engine.worker.device import limit_torch_threads, release_cached_memory
 from whisper_api.errors import ModelCorrupt
 from whisper_api.schema import SAMPLE_RATE
 
@@ -39,6 +39,7 @@ __all__ = [
     "SegmentationSource",
     "frame_count",
     "load_checkpoint",
+    "load_network",
     "load_segmentation",
     "whole_window",
 ]
@@ -111,6 +112,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def load_network(
+    path: Path, network: torch.nn.Module, what: str, renamed: Callable[[str], str] = str
+) -> torch.nn.Module:
+    """Fill a network with the weights of a checkpoint, in eval mode, on the CPU.
+
+    Args:
+        path: the checkpoint.
+        network: the network, without weights.
+        what: the name of its architecture, for the error.
+        renamed: returns the name of a tensor in the network from its published name.
+
+    Raises:
+        ModelCorrupt: the weights are not those of this architecture.
+    """
+    weights = load_checkpoint(path)
+    try:
+        network.load_state_dict({renamed(name): value for name, value in weights.items()})
+    except (RuntimeError, AttributeError) as error:
+        raise ModelCorrupt(f"{path.name}: not {what} ({error})") from error
+    return network.eval()
+
+
 def load_segmentation(path: Path) -> torch.nn.Module:
     """Load the segmentation network of a checkpoint, in eval mode, on the CPU.
 
@@ -170,11 +193,8 @@ class CheckpointSource(ABC):
 
     def unload(self, model: Any) -> None:
         """Free the memory of the device."""
-        import torch
-
         model.to("meta")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_cached_memory()
 
 
 @dataclass(frozen=True)
@@ -284,7 +304,7 @@ def _network(outputs: int) -> torch.nn.Module:
             members = torch.tensor([[float(s in subset) for s in range(LOCAL_SPEAKERS)] for subset in subsets])
             self.register_buffer("members", members, persistent=False)
 
-        def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        def forward(self, waveforms: torch.Tensor) -> Any:
             x = functional.conv1d(self.input_norm(waveforms.unsqueeze(1)), self.sinc, stride=10).abs()
             x = functional.leaky_relu(self.norms[0](functional.max_pool1d(x, 3)))
             for conv, norm in zip(self.convs, list(self.norms)[1:], strict=True):
@@ -293,7 +313,6 @@ def _network(outputs: int) -> torch.nn.Module:
             for linear in self.linear:
                 x = functional.leaky_relu(linear(x))
             x = self.classifier(x)
-            activity: torch.Tensor = x.softmax(dim=-1) @ self.members if powerset else x.sigmoid()
-            return activity
+            return x.softmax(dim=-1) @ self.members if powerset else x.sigmoid()
 
     return Segmentation()

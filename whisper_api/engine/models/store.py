@@ -51,13 +51,7 @@ from whisper_api.engine.models.sources import Fetched, fetch_from, needs_no_netw
 from whisper_api.engine.models.waits import Busy, DownloadWatch, Report, locked, once, watched
 from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
 
-__all__ = [
-    "DownloadProgress",
-    "LocalModel",
-    "ModelStore",
-    "model_facts",
-    "user_models_dir",
-]
+__all__ = ["DownloadProgress", "LocalModel", "ModelStore", "model_facts", "user_models_dir"]
 
 logger = logging.getLogger(__name__)
 
@@ -98,12 +92,7 @@ class ModelStore:
     """
 
     def __init__(
-        self,
-        root: Path,
-        *,
-        hf_token: str | None = None,
-        offline: bool | None = None,
-        progress: Report | None = None,
+        self, root: Path, *, hf_token: str | None = None, offline: bool | None = None, progress: Report | None = None
     ) -> None:
         self.root = Path(root).expanduser().absolute()
         self._hf_token = hf_token

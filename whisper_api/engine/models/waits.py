@@ -9,13 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from whisper_api.engine.models.download import DownloadProgress
 from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import Canceled
-
-if TYPE_CHECKING:
-    from whisper_api.engine.models.download import DownloadProgress
 
 __all__ = ["Busy", "DownloadWatch", "Report", "locked", "once", "watched"]
 

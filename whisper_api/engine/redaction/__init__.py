@@ -4,8 +4,6 @@ Finding personal data in speech is never complete: ``docs/redaction.md`` says wh
 The libraries of the extra ``redact`` are loaded at the first job that asks for redaction.
 """
 
-from whisper_api.engine.redaction.extra import check_installed
-from whisper_api.engine.redaction.limits import limits
-from whisper_api.engine.redaction.segments import Redacted, redact
+from whisper_api.engine.redaction.segments import Redacted, check_installed, limits, redact
 
 __all__ = ["Redacted", "check_installed", "limits", "redact"]

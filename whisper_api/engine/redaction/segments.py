@@ -1,20 +1,22 @@
-"""Replaces findings in segments, so that text and words stay in step."""
+"""Replaces findings in segments, so that text and words stay in step, and tells what redaction cannot find."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from whisper_api.engine.redaction.emails import find_emails
 from whisper_api.engine.redaction.findings import Finding, merged
-from whisper_api.engine.redaction.names import find_names
-from whisper_api.engine.redaction.numbers import find_numbers
+from whisper_api.engine.redaction.names import find_names, given_names
+from whisper_api.engine.redaction.numbers import LANGUAGES, NUMBER_KINDS, find_numbers
+from whisper_api.errors import ExtraMissing
 from whisper_api.schema import Redaction, RedactKind, Segment, Word
 from whisper_api.word_spacing import word_spans
 
-__all__ = ["MARKERS", "Redacted", "find", "redact"]
+__all__ = ["MARKERS", "Redacted", "check_installed", "find", "limits", "redact"]
 
 MARKERS: dict[RedactKind, str] = {
     "names": "[NAME]",
@@ -167,3 +169,41 @@ def _without_tokens(before: Sequence[Segment], after: Sequence[Segment]) -> list
     """The segments, without the tokens of the windows in which a segment changed."""
     changed = {old.seek for old, new in zip(before, after, strict=True) if old is not new}
     return [replace(each, tokens=(), logprobs=()) if each.seek in changed else each for each in after]
+
+
+def limits(segments: Sequence[Segment], kinds: Collection[RedactKind], language: str) -> list[str]:
+    """A sentence for each kind that is found less well in this text than the documentation says.
+
+    Args:
+        segments: the text.
+        kinds: the kinds of personal data that are asked for.
+        language: code of the text's language.
+    """
+    warnings = []
+    if language not in LANGUAGES and not NUMBER_KINDS.isdisjoint(kinds):
+        warnings.append(f"redact: numbers that are written as words are not found in the language {language}")
+    if "names" in kinds:
+        if not any(map(str.isupper, (letter for segment in segments for letter in segment.text))):
+            warnings.append("redact: names are not found in this text, since it has no capital letters")
+        elif not given_names(language):
+            warnings.append(
+                f"redact: names are found less well, since there is no list of names of the language {language}"
+            )
+    return warnings
+
+
+# The module of each library, and the name under which an index has the library.
+LIBRARIES = {"faker": "faker", "phonenumbers": "phonenumberslite", "stdnum": "python-stdnum", "text_to_num": "text2num"}
+
+
+def check_installed() -> None:
+    """Refuse redaction without its libraries.
+
+    Raises:
+        ExtraMissing: a library is not installed.
+    """
+    missing = [name for module, name in LIBRARIES.items() if find_spec(module) is None]
+    if missing:
+        raise ExtraMissing(
+            f"redact: {', '.join(missing)} cannot be imported here; `pip install 'whisper-api[redact]'` installs it"
+        )

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "NOT_ALONE",
-    "PARTICLES",
-    "PLACE_WORDS",
-    "STARTS",
-    "STOP_WORDS",
-    "SUFFIXES",
-    "TITLES",
-]
+__all__ = ["NOT_ALONE", "PARTICLES", "PLACE_WORDS", "STARTS", "STOP_WORDS", "SUFFIXES", "TITLES"]
 
 
 def _set(words: str) -> frozenset[str]:

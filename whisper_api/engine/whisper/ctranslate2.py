@@ -27,7 +27,6 @@ from whisper_api.engine.whisper.batch_memory import (
     torch_workspace_bytes,
 )
 from whisper_api.engine.whisper.ct2_file import read_shapes
-from whisper_api.engine.whisper.encoder_choice import EncoderChoice, compared
 from whisper_api.engine.whisper.model import (
     BEST_OF,
     Attention,
@@ -39,11 +38,7 @@ from whisper_api.engine.whisper.model import (
     Whisper,
     token_cap,
 )
-from whisper_api.engine.whisper.torch_encoder import (
-    completed,
-    encoder_bytes,
-    load_encoder,
-)
+from whisper_api.engine.whisper.torch_encoder import EncoderChoice, compared, completed, encoder_bytes, load_encoder
 from whisper_api.engine.worker.device import release_cached_memory
 from whisper_api.engine.worker.device_errors import first_line, kind_of
 from whisper_api.errors import ModelCorrupt

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from whisper_api.engine.context import JobContext
 from whisper_api.engine.vad import Span, cut_at_pauses
 from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, POSITIONS_PER_SECOND, Detected, DetectionInput, Whisper
 from whisper_api.engine.whisper.window import Batching, Window
 from whisper_api.schema import SAMPLE_RATE
-
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
 
 __all__ = [
     "Disagreement",

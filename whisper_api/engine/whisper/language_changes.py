@@ -60,10 +60,7 @@ class _Part:
 
 
 def in_their_languages(
-    detector: LanguageDetector,
-    windows: Sequence[Window],
-    speech: Sequence[Span],
-    on_heard: Callable[[float], None],
+    detector: LanguageDetector, windows: Sequence[Window], speech: Sequence[Span], on_heard: Callable[[float], None]
 ) -> list[Window]:
     """Give each window its language. A window in which the language changes is cut at a pause.
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from whisper_api.engine.context import JobContext
+from whisper_api.engine.invented import InventedText
 from whisper_api.engine.languages import AUTO, MULTI, RELATED_LANGUAGE, nearest_language
 from whisper_api.engine.vad import Span
-from whisper_api.engine.whisper.attempt import PROMPT_LEAK
 from whisper_api.engine.whisper.detection import (
     Disagreement,
     LanguageDetector,
@@ -25,16 +25,12 @@ from whisper_api.engine.whisper.detection import (
 )
 from whisper_api.engine.whisper.language_changes import in_their_languages
 from whisper_api.engine.whisper.model import Row, Whisper
-from whisper_api.engine.whisper.window import SPARSE_PIECE_SECONDS, SPARSE_VOICED_SECONDS, Batching, Window
+from whisper_api.engine.whisper.window import PROMPT_LEAK, SPARSE_PIECE_SECONDS, SPARSE_VOICED_SECONDS, Batching, Window
 from whisper_api.engine.whisper.window_decoder import WindowDecoder
 from whisper_api.engine.whisper.word_times import LEAD_SECONDS
+from whisper_api.engine.worker.worker import BatchOperation
 from whisper_api.errors import InvalidOption
 from whisper_api.schema import SAMPLE_RATE, Segment
-
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
-    from whisper_api.engine.invented import InventedText
-    from whisper_api.engine.worker.worker import BatchOperation
 
 __all__ = ["Recognizer"]
 

@@ -1,16 +1,26 @@
-"""A window of speech as it is decoded, and the sizes of batches of windows."""
+"""A window of speech as it is decoded, the attempts on it and whether their text is good, and the sizes of batches."""
 
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
 from whisper_api.engine.vad import WINDOW_SECONDS, Span
-from whisper_api.engine.whisper.attempt import Attempt
-from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, MAX_FRAMES
+from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, MAX_FRAMES, DecodedTokens
 
-__all__ = ["SPARSE_PIECE_SECONDS", "SPARSE_TOKENS", "SPARSE_VOICED_SECONDS", "Batching", "Window"]
+__all__ = [
+    "MAX_COMPRESSION_RATIO",
+    "PROMPT_LEAK",
+    "SPARSE_PIECE_SECONDS",
+    "SPARSE_TOKENS",
+    "SPARSE_VOICED_SECONDS",
+    "Attempt",
+    "Batching",
+    "Window",
+    "compression_ratio",
+]
 
 # A window is padded to its length plus a margin, not to 30 s, because the encoder's time grows faster than the length.
 # Without a margin the decoder does not find the end and repeats itself (in 7 of 7 clips; with 3 s in none). With 5 s
@@ -22,6 +32,68 @@ MARGIN_SECONDS = 5.0
 SPARSE_TOKENS = 1.0
 SPARSE_VOICED_SECONDS = 4.0
 SPARSE_PIECE_SECONDS = 6.0
+
+# A decoding counts as failed by the thresholds of OpenAI's Whisper.
+MAX_COMPRESSION_RATIO = 2.4
+MIN_AVG_LOGPROB = -1.0
+NO_SPEECH_PROB = 0.6
+# Text of what is likely noise needs a higher probability.
+CERTAIN_AVG_LOGPROB = -0.7
+
+# The flag of text that is decoded without the prompt, because the prompt's words came out without being heard.
+PROMPT_LEAK = "prompt_leak"
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """What one decoding of a window gave, as text and figures.
+
+    Attributes:
+        decoded: the decoded tokens.
+        text: their text.
+        compression_ratio: of the text.
+        temperature: temperature of the decoding.
+        sparse: whether there is too little text for the window's speech.
+        leaked: whether the prompt's words came out before, without being heard; this text is decoded without a prompt.
+    """
+
+    decoded: DecodedTokens
+    text: str
+    compression_ratio: float
+    temperature: float
+    sparse: bool = False
+    leaked: bool = False
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Reasons to doubt this text."""
+        flags = []
+        if self.compression_ratio > MAX_COMPRESSION_RATIO:
+            flags.append("repetitive")
+        if self.decoded.avg_logprob < MIN_AVG_LOGPROB or self.sparse:
+            flags.append("low_confidence")
+        if self.decoded.capped:
+            flags.append("truncated")
+        if self.leaked:
+            flags.append(PROMPT_LEAK)
+        return tuple(flags)
+
+    @property
+    def is_silence(self) -> bool:
+        """Whether the window is silent: the decoder says so, and gives its own text a low probability."""
+        return self.decoded.no_speech_prob > NO_SPEECH_PROB and self.decoded.avg_logprob < MIN_AVG_LOGPROB
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether nothing speaks against this text: it holds where noise is likely, too."""
+        certain = self.decoded.avg_logprob >= CERTAIN_AVG_LOGPROB and self.decoded.no_speech_prob <= NO_SPEECH_PROB
+        return certain and not self.flags
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of the text divided by its bytes after zlib: high for text that repeats itself."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
 @dataclass(frozen=True)

@@ -5,37 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.engine.audio.repetition import repetition_period
+from whisper_api.engine.audio.track import Samples
+from whisper_api.engine.context import JobContext
+from whisper_api.engine.invented import InventedText
 from whisper_api.engine.vad import WINDOW_SECONDS, Span, cut_at_pauses
-from whisper_api.engine.whisper.attempt import MAX_COMPRESSION_RATIO, Attempt, compression_ratio
-from whisper_api.engine.whisper.model import (
-    FRAMES_PER_SECOND,
-    MAX_FRAMES,
-    DecodedTokens,
-    DecodeSettings,
-    Row,
-    Whisper,
-)
-from whisper_api.engine.whisper.prompt import Prompts
-from whisper_api.engine.whisper.prompt_leak import copied_runs, is_heard, may_be_leaked
+from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, MAX_FRAMES, DecodedTokens, DecodeSettings, Row, Whisper
+from whisper_api.engine.whisper.prompt import LOGPROB_MARGIN, Prompts, copied_runs, has_term, is_heard, may_be_leaked
 from whisper_api.engine.whisper.resemblance import plain_words
 from whisper_api.engine.whisper.tokens import token_logprobs
-from whisper_api.engine.whisper.vocabulary import LOGPROB_MARGIN, has_term
-from whisper_api.engine.whisper.window import SPARSE_PIECE_SECONDS, SPARSE_TOKENS, Batching, Window
+from whisper_api.engine.whisper.window import (
+    MAX_COMPRESSION_RATIO,
+    SPARSE_PIECE_SECONDS,
+    SPARSE_TOKENS,
+    Attempt,
+    Batching,
+    Window,
+    compression_ratio,
+)
 from whisper_api.engine.whisper.word_times import words_of
+from whisper_api.engine.worker.worker import BatchOperation
 from whisper_api.schema import SAMPLE_RATE, Segment, TokenLogprob
 
-if TYPE_CHECKING:
-    from whisper_api.engine.context import JobContext
-    from whisper_api.engine.invented import InventedText
-    from whisper_api.engine.worker.worker import BatchOperation
-
-__all__ = ["Attempt", "Batching", "WindowDecoder"]
+__all__ = ["Attempt", "Batching", "WindowDecoder", "repetition_period"]
 
 # A decoding that failed is retried at the temperatures of OpenAI's Whisper.
 TEMPERATURE_STEP = 0.2
@@ -338,3 +334,39 @@ class WindowDecoder:
             tokens=decoded.tokens,
             logprobs=logprobs,
         )
+
+
+# Shorter periods are tones.
+SHORTEST_SECONDS = 0.3
+# A sound heard less often is no loop.
+LEAST_TIMES = 3
+# Correlation of the sound with itself, one period later. A loop has 1; through a codec or a room, less. In the shared
+# recordings of speech no window has more than 0.4.
+LEAST_CORRELATION = 0.8
+
+
+def repetition_period(audio: Samples) -> int | None:
+    """The period with which the sound repeats itself from the beginning to the end.
+
+    Args:
+        audio: float32, shape (samples,), mono, 16 kHz.
+
+    Returns:
+        Samples; None for sound that does not repeat itself exactly, as speech never does.
+    """
+    count = len(audio)
+    first, last = round(SHORTEST_SECONDS * SAMPLE_RATE), count // LEAST_TIMES
+    energy = np.concatenate([[0.0], np.cumsum(np.square(audio, dtype=np.float64))])
+    if first >= last or not energy[-1]:
+        return None
+    spectrum = np.fft.rfft(audio, 2 * count)
+    products = np.fft.irfft(np.square(np.abs(spectrum)))[first : last + 1]
+    lags = np.arange(first, last + 1)
+    # The energies of the two parts that are compared: all but the last period, and all but the first.
+    norms = np.sqrt(energy[count - lags] * (energy[-1] - energy[lags]))
+    correlation = products / np.maximum(norms, 1e-9 * energy[-1])
+    best = float(correlation.max())
+    if best < LEAST_CORRELATION:
+        return None
+    # A multiple of the period correlates as well, so the first peak counts.
+    return first + int(np.argmax(correlation >= best - 0.01 * best))

@@ -9,23 +9,90 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from whisper_api.engine.worker.batch_size import BatchLimits
 from whisper_api.engine.worker.device import GPU_LANES, release_cached_memory
 from whisper_api.engine.worker.device_errors import DeviceFault, ErrorKind, clear_frames, first_line, kind_of
 from whisper_api.engine.worker.fair_queue import Again, BatchOperation, WorkItem
 from whisper_api.engine.worker.statistics import WorkerCounts
 from whisper_api.errors import OutOfMemory
 
-__all__ = ["ATTEMPTS", "BatchRunner"]
+__all__ = ["ATTEMPTS", "BatchLimits", "BatchRunner"]
 
 log = logging.getLogger(__name__)
 
 # Runs of a batch that does not fit into memory before it is halved. After an allocation has failed, CTranslate2 may
 # report the same error again at the next call, once in each lane of a GPU, and only the last run decides.
 ATTEMPTS = 1 + GPU_LANES
+# Full batches after which a lowered limit doubles, and the most batches that a limit waits which was lowered again.
+GOOD_BATCHES = 32
+MOST_GOOD_BATCHES = 1024
+
+
+@dataclass(slots=True)
+class _Limit:
+    """A limit that was learned from an error.
+
+    Attributes:
+        items: largest number of items in a batch.
+        good: full batches since the limit was set.
+        patience: full batches until it doubles.
+        raised: whether it was doubled since it was last lowered.
+    """
+
+    items: int
+    good: int = 0
+    patience: int = GOOD_BATCHES
+    raised: bool = False
+
+
+class BatchLimits:
+    """The batch sizes that fit into memory, learned by the operations' ``memory_key``. Thread-safe.
+
+    A lowered limit doubles after a number of full batches, because the memory that was missing may have been another
+    job's. If the doubled limit is too large again, the next attempt comes later.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._limits: dict[Hashable, _Limit] = {}
+
+    def limit(self, operation: BatchOperation) -> int:
+        """The largest batch of an operation: its ``max_items``, lowered after it ran out of memory."""
+        learned = self._limits.get(operation.memory_key)
+        return max(1, operation.max_items if learned is None else min(operation.max_items, learned.items))
+
+    def lower(self, operation: BatchOperation, items: int) -> int:
+        """Lower an operation's limit after a batch of so many items did not fit.
+
+        Two lanes that run out of memory at once lower it once.
+
+        Returns:
+            The limit.
+        """
+        with self._lock:
+            limit = self._limits.setdefault(operation.memory_key, _Limit(items))
+            if limit.raised:
+                limit.patience = min(2 * limit.patience, MOST_GOOD_BATCHES)
+            limit.items, limit.good, limit.raised = max(1, min(limit.items, items // 2)), 0, False
+            return limit.items
+
+    def succeeded(self, operation: BatchOperation, items: int) -> None:
+        """Note that a batch of so many items fitted."""
+        if not self._limits:
+            return
+        with self._lock:
+            key = operation.memory_key
+            limit = self._limits.get(key)
+            if limit is None or items < limit.items:
+                return
+            limit.good += 1
+            if limit.good < limit.patience:
+                return
+            limit.items, limit.good, limit.raised = 2 * limit.items, 0, True
+            log.info("batches of %s may have %d items again", type(operation).__name__, limit.items)
 
 
 class BatchRunner:

@@ -59,7 +59,7 @@ class DeviceRuntime:
 
 
 class WorkerPool:
-    """Assigns each job to the device with the least outstanding work, for the whole job.
+    """Assigns each job to the device with the fewest jobs, for the whole job. The length of a job is not known before.
 
     Args:
         runtimes: one runtime for each device; the pool closes them.
@@ -75,7 +75,6 @@ class WorkerPool:
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._usable = self.runtimes
-        self._outstanding = dict.fromkeys(self.runtimes, 0.0)
         self._jobs = dict.fromkeys(self.runtimes, 0)
 
     @property
@@ -96,26 +95,16 @@ class WorkerPool:
             return bool(others)
 
     @contextmanager
-    def assign(self, cost: float) -> Iterator[DeviceRuntime]:
-        """Assign a job to a runtime while the context is open.
-
-        Args:
-            cost: approximate amount of work, in seconds of audio; 0 when unknown.
-
-        Yields:
-            The runtime with the least outstanding cost; among equals, the runtime with the fewest jobs.
-        """
+    def assign(self) -> Iterator[DeviceRuntime]:
+        """Assign a job to a runtime while the context is open."""
         with self._lock:
-            runtime = min(self._usable, key=lambda runtime: (self._outstanding[runtime], self._jobs[runtime]))
-            self._outstanding[runtime] += cost
+            runtime = min(self._usable, key=lambda runtime: self._jobs[runtime])
             self._jobs[runtime] += 1
         try:
             yield runtime
         finally:
             with self._lock:
                 self._jobs[runtime] -= 1
-                # An idle runtime gets exactly 0, because a rounding error would count against it for ever.
-                self._outstanding[runtime] = self._outstanding[runtime] - cost if self._jobs[runtime] else 0.0
 
     def close(self) -> None:
         """Close every worker, then unload the models."""

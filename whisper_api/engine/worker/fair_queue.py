@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Protocol
 
-__all__ = ["Again", "Batch", "BatchOperation", "FairQueue", "WorkItem", "exclusive_key", "merged"]
+__all__ = ["Again", "Batch", "BatchOperation", "FairQueue", "WorkItem", "merged"]
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,9 @@ MIN_COST = 1e-3
 class BatchOperation(Protocol):
     """The operation of a batch. Implementations are frozen dataclasses: items with equal operations can share a batch.
 
-    An implementation may have two more members, which :func:`merged` and :func:`exclusive_key` read:
-
-    * ``merged(self, other)``: the operation that runs items of both operations in one batch, for example the longer of
-      two padded lengths; None when they cannot share a batch.
-    * ``exclusive: Hashable | None``: two batches with the same key never run at once.
+    An implementation may have the method ``merged(self, other)``, which :func:`merged` calls: it returns the operation
+    that runs items of both operations in one batch, for example the longer of two padded lengths; None when they cannot
+    share a batch.
     """
 
     @property
@@ -89,12 +87,6 @@ def merged(first: BatchOperation, second: BatchOperation) -> BatchOperation | No
         return first
     merge = getattr(first, "merged", None)
     return None if merge is None else merge(second)
-
-
-def exclusive_key(operation: BatchOperation) -> Hashable | None:
-    """The key of the resource that the operation uses exclusively; None without such a resource."""
-    key: Hashable | None = getattr(operation, "exclusive", None)
-    return key
 
 
 @dataclass(eq=False, slots=True)
@@ -241,19 +233,16 @@ class FairQueue:
         self._jobs.clear()
         return waiting
 
-    def choose(
-        self, item_limit: Callable[[BatchOperation], int], blocked: Callable[[BatchOperation], bool]
-    ) -> Batch | None:
+    def choose(self, item_limit: Callable[[BatchOperation], int]) -> Batch | None:
         """The next batch: the item with the least tag, and items that can share its batch.
 
         Args:
             item_limit: returns the largest number of items in a batch of an operation.
-            blocked: returns whether an operation cannot run now.
 
         Returns:
-            The batch, whose items stay in the queue until :meth:`remove`; None when no item can run now.
+            The batch, whose items stay in the queue until :meth:`remove`; None when no item waits.
         """
-        waiting = [item for queue in self._jobs.values() for item in queue.items if not blocked(item.operation)]
+        waiting = [item for queue in self._jobs.values() for item in queue.items]
         if not waiting:
             return None
         leader = min(waiting, key=ORDER)

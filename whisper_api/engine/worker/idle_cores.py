@@ -1,8 +1,12 @@
-"""Lets a batch use the cores of idle lanes.
+"""Lets a batch use the cores of idle lanes, and gives torch and CTranslate2 one pool of GPU memory.
 
 On a CPU each lane runs its batches on its own cores, so that lanes never wait for each other. A batch that runs alone
 leaves the other cores idle: it may use them, too. The threads sleep while they wait, because the lanes' next batches
 and other programs need the cores.
+
+On a GPU, each library has an allocator that takes memory from the CUDA driver's pool (``cudaMallocAsync``). With both,
+memory that one library has freed serves the other, and as torch sets up the pool, the driver does not unmap freed
+memory at every synchronisation. The libraries read these settings when they are loaded.
 """
 
 from __future__ import annotations
@@ -12,8 +16,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["adjust", "batch_threads", "let_threads_sleep", "using"]
+__all__ = ["adjust", "batch_threads", "let_threads_sleep", "share_device_memory", "using"]
 
 # What OpenMP reads, once, when torch is loaded. GNU's OpenMP turns so many times, about 20 microseconds, before it
 # sleeps: short operations follow each other so fast that sleeping at once would make two threads a third slower.
@@ -97,3 +102,26 @@ class _Batch:
         wanted = threads if _torch_sleeps else min(threads, self._usual)
         if torch.get_num_threads() != wanted:
             torch.set_num_threads(wanted)
+
+
+# What the driver makes on a machine with an NVIDIA GPU: on a server or PC, on a Jetson, in Windows' Linux.
+DEVICE_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/nvhost-gpu", "/dev/dxg")
+# torch 2.8 reads the first name, and later versions the second one too.
+TORCH_NAMES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+CTRANSLATE2_NAME = "CT2_CUDA_ALLOCATOR"
+
+
+def share_device_memory(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let torch and CTranslate2 take memory from one pool where there may be a CUDA device.
+
+    Settings of the user stay. Without effect after torch was imported.
+
+    Args:
+        environment: the variables of this process.
+    """
+    hidden = environment.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
+    if hidden or not any(Path(file).exists() for file in DEVICE_FILES):
+        return
+    if not any(name in environment for name in TORCH_NAMES):
+        environment[TORCH_NAMES[0]] = "backend:cudaMallocAsync"
+    environment.setdefault(CTRANSLATE2_NAME, "cuda_malloc_async")

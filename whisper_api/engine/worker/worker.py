@@ -17,7 +17,7 @@ from typing import Any
 from whisper_api.engine.worker import fork, idle_cores
 from whisper_api.engine.worker.batch_runner import BatchRunner
 from whisper_api.engine.worker.device_errors import DeviceFault, kind_of
-from whisper_api.engine.worker.fair_queue import Batch, BatchOperation, FairQueue, WorkItem, exclusive_key
+from whisper_api.engine.worker.fair_queue import Batch, BatchOperation, FairQueue, WorkItem
 from whisper_api.engine.worker.statistics import WorkerCounts
 from whisper_api.errors import DeviceLost, EngineClosed
 
@@ -272,8 +272,7 @@ class GpuWorker:
         running = self._running.values()
         if any(item.alone for batch in running for item in batch.items):
             return None
-        in_use = {exclusive_key(batch.operation) for batch in running} - {None}
-        batch = self._queue.choose(self.limits.limit, lambda operation: exclusive_key(operation) in in_use)
+        batch = self._queue.choose(self.limits.limit)
         if batch is None or (batch.items[0].alone and running) or self._worth_waiting(batch):
             return None
         self._awaited = None

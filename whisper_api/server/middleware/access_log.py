@@ -14,13 +14,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whisper_api.access.ratelimit_fields import fields_of
+from whisper_api.access.limit_values import fields_of
 from whisper_api.logs import Repeats, current_request
 from whisper_api.server.auditing import CLIENT_GONE, record, record_lost_client
-from whisper_api.server.limits import LIMITS
 from whisper_api.server.middleware.auth import is_counted
 from whisper_api.server.middleware.proxies import client_address
 from whisper_api.server.responses.problems import REFUSED, ErrorHandler, Problem
+from whisper_api.server.state import LIMITS
 
 __all__ = ["AccessLog", "ErrorAnswers"]
 

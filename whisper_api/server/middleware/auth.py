@@ -16,12 +16,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from whisper_api.access.keys import Key, key_id_in
 from whisper_api.config import Config
 from whisper_api.errors import KeyExpired, RateLimited
-from whisper_api.server.limits import count_request
 from whisper_api.server.middleware.cors import AllowedOrigins, is_preflight
 from whisper_api.server.middleware.proxies import PUBLIC_HOST, client_address
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.sockets import is_loopback
-from whisper_api.server.state import blocking, state_in, state_of
+from whisper_api.server.state import blocking, count_request, state_in, state_of
 from whisper_api.server.uploads.part_headers import shown
 from whisper_api.server.uploads.turns import client_network
 

@@ -12,19 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from whisper_api.formats import FORMATS, rendered
 from whisper_api.schema import SPEAKER_LABEL, Segment, TokenLogprob, Transcript
-from whisper_api.server.openai.bodies import (
-    DiarizedSegment,
-    DiarizedTranscription,
-    Language,
-    TextDone,
-    Transcription,
-    Translation,
-    Usage,
-    VerboseSegment,
-    VerboseTranscription,
-    VerboseTranslation,
-    VerboseWord,
-)
+from whisper_api.server.openai import bodies
 from whisper_api.server.openai.openai_request import OpenAIRequest
 from whisper_api.word_spacing import joined, space_between
 
@@ -60,25 +48,25 @@ def rendered_body(transcript: Transcript, openai_request: OpenAIRequest) -> Body
     return RENDERERS[openai_request.response_format](transcript, openai_request)
 
 
-def done_event(transcript: Transcript, openai_request: OpenAIRequest) -> TextDone:
+def done_event(transcript: Transcript, openai_request: OpenAIRequest) -> bodies.TextDone:
     """The last event of a stream.
 
     Args:
         transcript: the transcript of the job.
         openai_request: the values of the request's form.
     """
-    return TextDone(
+    return bodies.TextDone(
         text=_text(transcript),
         languages=_languages(transcript),
         logprobs=_logprobs(transcript, openai_request),
     )
 
 
-def diarized_segments(transcript: Transcript) -> tuple[DiarizedSegment, ...]:
+def diarized_segments(transcript: Transcript) -> tuple[bodies.DiarizedSegment, ...]:
     """The segments with their speakers."""
     names = speaker_names(transcript.speakers)
     return tuple(
-        DiarizedSegment(
+        bodies.DiarizedSegment(
             id=f"seg_{number}",
             start=segment.start,
             end=segment.end,
@@ -112,11 +100,11 @@ def _letters() -> Iterator[str]:
         yield from map("".join, itertools.product(alphabet, repeat=length))
 
 
-def verbose_segments(segments: Sequence[Segment]) -> tuple[VerboseSegment, ...]:
+def verbose_segments(segments: Sequence[Segment]) -> tuple[bodies.VerboseSegment, ...]:
     """Segments with the fields of OpenAI's Whisper. As there, each text begins with the space before it."""
     texts = [segment.text.strip() for segment in segments]
     return tuple(
-        VerboseSegment(
+        bodies.VerboseSegment(
             id=segment.id,
             seek=round(100 * segment.start) if segment.seek is None else segment.seek,
             start=segment.start,
@@ -138,9 +126,9 @@ def verbose_segments(segments: Sequence[Segment]) -> tuple[VerboseSegment, ...]:
 def _json(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
     text = _text(transcript)
     if openai_request.options.task == "translate":
-        return _encoded(Translation(text=text))
+        return _encoded(bodies.Translation(text=text))
     return _encoded(
-        Transcription(
+        bodies.Transcription(
             text=text,
             languages=_languages(transcript),
             logprobs=_logprobs(transcript, openai_request),
@@ -152,10 +140,12 @@ def _json(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
 def _verbose_json(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
     segments = verbose_segments(transcript.segments)
     if openai_request.options.task == "translate":
-        return _encoded(VerboseTranslation(duration=transcript.duration, text=_text(transcript), segments=segments))
-    words = tuple(VerboseWord(word=word.word, start=word.start, end=word.end) for word in transcript.words)
+        return _encoded(
+            bodies.VerboseTranslation(duration=transcript.duration, text=_text(transcript), segments=segments)
+        )
+    words = tuple(bodies.VerboseWord(word=word.word, start=word.start, end=word.end) for word in transcript.words)
     return _encoded(
-        VerboseTranscription(
+        bodies.VerboseTranscription(
             language=_language_name(transcript.language),
             duration=transcript.duration,
             text=_text(transcript),
@@ -168,7 +158,7 @@ def _verbose_json(transcript: Transcript, openai_request: OpenAIRequest) -> Body
 
 def _diarized_json(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
     return _encoded(
-        DiarizedTranscription(
+        bodies.DiarizedTranscription(
             duration=transcript.duration,
             text=_text(transcript),
             segments=diarized_segments(transcript),
@@ -195,8 +185,8 @@ def _text(transcript: Transcript) -> str:
     return joined(segment.text for segment in transcript.segments)
 
 
-def _usage(transcript: Transcript) -> Usage:
-    return Usage(seconds=math.ceil(transcript.duration))
+def _usage(transcript: Transcript) -> bodies.Usage:
+    return bodies.Usage(seconds=math.ceil(transcript.duration))
 
 
 def _language_name(code: str) -> str:
@@ -205,9 +195,9 @@ def _language_name(code: str) -> str:
     return ENGLISH_NAMES.get(code, code)
 
 
-def _languages(transcript: Transcript) -> tuple[Language, ...]:
+def _languages(transcript: Transcript) -> tuple[bodies.Language, ...]:
     codes = transcript.languages or (transcript.language,)
-    return tuple(Language(code=code) for code in codes) if transcript.segments else ()
+    return tuple(bodies.Language(code=code) for code in codes) if transcript.segments else ()
 
 
 def _logprobs(transcript: Transcript, openai_request: OpenAIRequest) -> tuple[TokenLogprob, ...] | UnsetType:

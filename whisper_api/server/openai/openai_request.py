@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import option_warnings
 from whisper_api.schema import Task
-from whisper_api.server.openai.chunking import CHUNKING_FIELD, chunking_options
 from whisper_api.server.openai.models import chosen_model
 from whisper_api.server.state import ServerState
+from whisper_api.server.uploads import forms
 from whisper_api.server.uploads.form_fields import FormFields, converted
-from whisper_api.server.uploads.forms import (
-    MAX_WORD_CHARACTERS,
-    RENDER_FIELDS,
-    UploadForm,
-    check_text,
-    render_options,
-    transcription_options,
-)
 from whisper_api.server.uploads.known_speakers import (
     NAMES_FIELD,
     REFERENCES_FIELD,
@@ -29,6 +24,7 @@ from whisper_api.server.uploads.known_speakers import (
 from whisper_api.server.uploads.webhook_fields import WEBHOOK_FIELDS, webhook_of
 
 __all__ = [
+    "CHUNKING_FIELD",
     "FORMATS",
     "IDENTIFY_FIELDS",
     "STREAMABLE",
@@ -36,12 +32,20 @@ __all__ = [
     "Granularity",
     "OpenAIRequest",
     "ResponseFormat",
+    "ServerVad",
+    "chunking_options",
     "read_fields",
 ]
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
 Granularity = Literal["word", "segment"]
 
+CHUNKING_FIELD = "chunking_strategy"
+Milliseconds = Annotated[int, Meta(ge=0, le=10_000)]
+# With the ends of OpenAI's range, everything or nothing would be speech.
+LEAST_THRESHOLD, GREATEST_THRESHOLD = 0.01, 0.99
+# The greatest value of the option ``vad_padding``.
+MAX_PADDING_MS = 2000
 # OpenAI's format to the most similar format of this server, in which the other routes show the job.
 FORMATS: dict[str, str] = {
     "json": "json",
@@ -57,7 +61,7 @@ ALIGNED = frozenset(("srt", "verbose_json", "vtt", "diarized_json"))
 STREAMED = ("json", "text", "diarized_json")
 STREAMABLE = ", ".join(STREAMED)
 OPTIONS = ("audio_track", "channels", "hallucinations", "prompt", "redact", "temperature", "vocabulary")
-COMMON_FIELDS = ("model", "response_format", "hotwords", "url", *WEBHOOK_FIELDS, *OPTIONS, *RENDER_FIELDS)
+COMMON_FIELDS = ("model", "response_format", "hotwords", "url", *WEBHOOK_FIELDS, *OPTIONS, *forms.RENDER_FIELDS)
 # Fields of this server's own form, for speakers whose voices are enrolled.
 IDENTIFY_FIELDS = ("identify", "identify_threshold")
 SINGLE_FIELDS = {
@@ -79,7 +83,7 @@ NOT_FOR_TRANSLATIONS = {
 OFF = ("", "false", "0", "null")
 
 
-class OpenAIRequest(UploadForm, frozen=True, kw_only=True):
+class OpenAIRequest(forms.UploadForm, frozen=True, kw_only=True):
     """The values of a form.
 
     Attributes:
@@ -110,7 +114,7 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
     """
     form = _form_fields(fields, task)
     name = form.last("model")
-    check_text("model", name or "", MAX_WORD_CHARACTERS)
+    forms.check_text("model", name or "", forms.MAX_WORD_CHARACTERS)
     response_format: ResponseFormat = form.value("response_format", ResponseFormat, _default_format(name, task))
     if task == "translate" and response_format not in TRANSLATION_FORMATS:
         raise InvalidOption("response_format", f"expected one of {', '.join(TRANSLATION_FORMATS)}")
@@ -131,10 +135,10 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
         "hotwords": ", ".join(word for word in (form.last("hotwords"), *form.every("keywords")) if word) or None,
         "logprobs": _logprobs(form, response_format),
     }
-    layout = render_options(form)
+    layout = forms.render_options(form)
     webhook_url, webhook_include_result = webhook_of(form, state.config)
     return OpenAIRequest(
-        options=transcription_options(values),
+        options=forms.transcription_options(values),
         response_format=response_format,
         output_format=FORMATS[response_format],
         render_options=layout,
@@ -207,3 +211,65 @@ def _granularities(form: FormFields, response_format: str) -> frozenset[Granular
     if "word" in granularities and response_format != "verbose_json":
         form.note(f"{name} was ignored: {response_format} has no words; verbose_json has")
     return frozenset(granularities or ("segment",))
+
+
+class ServerVad(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of the voice activity detection.
+
+    Attributes:
+        type: always ``server_vad``.
+        threshold: speech begins above this probability, from 0 to 1.
+        silence_duration_ms: milliseconds of silence that end a stretch of speech.
+        prefix_padding_ms: milliseconds of audio kept around each stretch of speech.
+    """
+
+    type: Literal["server_vad"]
+    threshold: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    silence_duration_ms: Milliseconds | None = None
+    prefix_padding_ms: Annotated[int, Meta(ge=0, le=MAX_PADDING_MS)] | None = None
+
+
+TYPES = {field.name: field.type for field in msgspec.structs.fields(ServerVad)}
+
+
+def chunking_options(whole: str | None, parts: Mapping[str, str]) -> dict[str, Any]:
+    """The options of a transcription for a chunking strategy.
+
+    Args:
+        whole: the field ``chunking_strategy``: ``auto``, or an object as JSON.
+        parts: key to text of the fields ``chunking_strategy[key]``; ignored when ``whole`` is present.
+
+    Returns:
+        Names and values of :class:`~whisper_api.schema.TranscriptionOptions`; empty for ``auto`` and without fields.
+
+    Raises:
+        InvalidOption: the fields do not describe a strategy.
+    """
+    if (whole is None and not parts) or (whole is not None and whole.lower() == "auto"):
+        return {}
+    vad = _from_parts(parts) if whole is None else _from_json(whole)
+    options: dict[str, Any] = {}
+    if vad.threshold is not None:
+        options["vad_onset"] = min(max(vad.threshold, LEAST_THRESHOLD), GREATEST_THRESHOLD)
+    if vad.silence_duration_ms is not None:
+        options["vad_min_silence"] = vad.silence_duration_ms / 1000
+    if vad.prefix_padding_ms is not None:
+        options["vad_padding"] = vad.prefix_padding_ms / 1000
+    return options
+
+
+def _from_json(text: str) -> ServerVad:
+    try:
+        return msgspec.json.decode(text, type=ServerVad, strict=False)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise InvalidOption(CHUNKING_FIELD, f'expected auto, or {{"type": "server_vad", ...}}: {error}') from None
+
+
+def _from_parts(parts: Mapping[str, str]) -> ServerVad:
+    values: dict[str, Any] = {}
+    for name, text in parts.items():
+        if name in TYPES:
+            values[name] = converted(f"{CHUNKING_FIELD}[{name}]", text, TYPES[name])
+    if "type" not in values:
+        raise InvalidOption(f"{CHUNKING_FIELD}[type]", "expected server_vad")
+    return ServerVad(**values)

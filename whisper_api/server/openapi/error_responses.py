@@ -5,11 +5,11 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import NamedTuple
 
-from whisper_api.errors import Busy, Draining, JobNotFinished, KeyExpired, RateLimited, ScopeMissing, StorageError
+from whisper_api import errors
 from whisper_api.server.openai.errors import RETRY_HEADER, error_body, status_of
-from whisper_api.server.openapi.docstrings import described
+from whisper_api.server.openapi.struct_schemas import described
 from whisper_api.server.operations import Cause, Operation
-from whisper_api.server.responses.problems import RULES, TOO_MANY_CONNECTIONS, TOO_MANY_RESPONSES, Problem
+from whisper_api.server.responses.problems import TOO_MANY_CONNECTIONS, TOO_MANY_RESPONSES, Problem
 
 __all__ = ["Refusal", "refusals_of"]
 
@@ -24,13 +24,13 @@ MEANINGS = {
 # The code of a status that has only one.
 CODES = {401: "unauthorized", 403: "forbidden_origin", 500: "internal_error"}
 # Every operation may refuse a malformed request; the other causes are states of the server.
-EVERYWHERE: tuple[Cause, ...] = (400, 500, Draining, StorageError)
+EVERYWHERE: tuple[Cause, ...] = (400, 500, errors.Draining, errors.StorageError)
 # The tag of health checks, which the server answers at any number of open connections.
 HEALTH = "Health"
 ENCODED = Problem(415, "content_encoding", "The body is compressed; the server takes uncompressed bodies only")
 WRONG_ROLE = Problem(403, "forbidden_role", "The role of the key does not allow this")
 # Errors with the header Retry-After.
-RETRIED = (Busy, StorageError, JobNotFinished)
+RETRIED = (errors.Busy, errors.StorageError, errors.JobNotFinished)
 
 
 class Refusal(NamedTuple):
@@ -85,8 +85,8 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
 
 def _of_keys(operation: Operation) -> list[Cause]:
     """The refusals of keys that the operation does not take, or that send too many requests."""
-    scope: list[Cause] = [ScopeMissing] if operation.scope else []
-    return [401, KeyExpired, WRONG_ROLE, RateLimited, *scope]
+    scope: list[Cause] = [errors.ScopeMissing] if operation.scope else []
+    return [401, errors.KeyExpired, WRONG_ROLE, errors.RateLimited, *scope]
 
 
 def _meaning(cause: Cause, *, openai: bool) -> tuple[int, str]:
@@ -97,7 +97,7 @@ def _meaning(cause: Cause, *, openai: bool) -> tuple[int, str]:
     elif isinstance(cause, Problem):
         problem = cause
     else:
-        rule = next(RULES[kind] for kind in cause.__mro__ if kind in RULES)
+        rule = next(errors.RULES[kind] for kind in cause.__mro__ if kind in errors.RULES)
         problem = Problem(*rule, described(cause).summary)
     status = status_of(problem) if openai else problem.status
     code = (error_body(problem).error.code or "") if openai else problem.code

@@ -1,16 +1,16 @@
-"""JSON Schemas of requests and responses: msgspec's schemas with the descriptions from docstrings."""
+"""JSON Schemas of requests and responses: msgspec's schemas with the descriptions from docstrings, read here too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import inspect
 
-from whisper_api.server.openapi.docstrings import described
-
-__all__ = ["Schema", "schemas_of", "without_null"]
+__all__ = ["Described", "Schema", "described", "plain", "schemas_of", "without_null"]
 
 Schema = dict[str, Any]
 
@@ -82,10 +82,10 @@ def _require(component: Schema, struct: type[msgspec.Struct]) -> None:
 def _structs(types: Iterable[Any]) -> set[type[msgspec.Struct]]:
     """The Structs that types contain."""
     found: set[type[msgspec.Struct]] = set()
-    waiting = list(inspect.multi_type_info(types))
+    waiting = list(msgspec.inspect.multi_type_info(types))
     while waiting:
         info = waiting.pop()
-        if isinstance(info, inspect.StructType):
+        if isinstance(info, msgspec.inspect.StructType):
             if info.cls in found:
                 continue
             found.add(info.cls)
@@ -95,3 +95,75 @@ def _structs(types: Iterable[Any]) -> set[type[msgspec.Struct]]:
                 inner = getattr(info, name, ())
                 waiting += [part for part in (inner if isinstance(inner, tuple) else (inner,)) if part is not None]
     return found
+
+
+# ``:class:`~whisper_api.schema.Word```, of which the description keeps the last name.
+ROLE = re.compile(r":[a-z]+:`~?(?:[\w.]*\.)?(\w+)`")
+LITERAL = re.compile(r"``([^`]+)``")
+CONSTANT = re.compile(r"\b(None|True|False)\b")
+IN_JSON = {"None": "null", "True": "true", "False": "false"}
+SECTION = re.compile(r"(Attributes|Args|Returns|Raises|Yields)(?:, as an answer)?:(.*)")
+# One or several names with the same description.
+ENTRY = re.compile(r" {4}(\w+(?:, \w+)*): (.*)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """The parts of a docstring.
+
+    Attributes:
+        summary: the first line, without the full stop.
+        text: the paragraphs between the summary and the first section.
+        attributes: name to description.
+    """
+
+    summary: str = ""
+    text: str = ""
+    attributes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def whole(self) -> str:
+        """The summary and the text as paragraphs."""
+        return "\n\n".join(part for part in (f"{self.summary}." if self.summary else "", self.text) if part)
+
+
+def described(thing: Callable[..., object]) -> Described:
+    """The parts of the docstring of a class or function."""
+    summary, _, rest = inspect.cleandoc(thing.__doc__ or "").partition("\n")
+    paragraphs = [""]
+    attributes: dict[str, list[str]] = {}
+    section = ""
+    names: tuple[str, ...] = ()
+    for line in rest.splitlines():
+        if heading := SECTION.fullmatch(line):
+            section = heading[1]
+        elif line and not line.startswith(" "):
+            section = ""
+        if section == "Attributes":
+            if entry := ENTRY.fullmatch(line):
+                names = tuple(entry[1].split(", "))
+                attributes.update({name: [entry[2]] for name in names})
+            elif line.strip() and names:
+                for name in names:
+                    attributes[name].append(line.strip())
+        elif not section:
+            if not line:
+                paragraphs.append("")
+            else:
+                # The lines of a paragraph are joined; the items of a list stay on lines of their own.
+                separator = "\n" if line.startswith("- ") else " "
+                paragraphs[-1] = separator.join(filter(None, (paragraphs[-1], line.strip())))
+    return Described(
+        summary=plain(summary).rstrip("."),
+        text="\n\n".join(plain(paragraph) for paragraph in paragraphs if paragraph),
+        attributes={
+            # Readers of the API know Python's constants by JSON's names.
+            name: CONSTANT.sub(lambda found: IN_JSON[found[0]], plain(" ".join(lines)))
+            for name, lines in attributes.items()
+        },
+    )
+
+
+def plain(text: str) -> str:
+    """Convert a text from reStructuredText to CommonMark, the language of OpenAPI's descriptions."""
+    return LITERAL.sub(r"`\1`", ROLE.sub(r"`\1`", text)).strip()

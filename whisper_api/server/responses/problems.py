@@ -148,47 +148,7 @@ TOO_MANY_RESPONSES = Problem(
 )
 
 
-# Status and code by class; the nearest class along an error's MRO decides. An error of any other class is a 500, and
-# its text appears in the log only.
-RULES: dict[type[Exception], tuple[int, str]] = {
-    errors.InvalidAudio: (415, "invalid_audio"),
-    errors.AudioTooLong: (413, "audio_too_long"),
-    errors.InvalidOption: (400, "invalid_field"),
-    errors.InvalidInput: (400, "invalid_input"),
-    errors.ModelError: (422, "model_unavailable"),
-    errors.UnknownModel: (422, "unknown_model"),
-    errors.DeviceError: (422, "device_unavailable"),
-    errors.ExtraMissing: (422, "extra_missing"),
-    errors.JobNotFound: (404, "job_not_found"),
-    errors.JobNotFinished: (409, "job_not_finished"),
-    errors.JobIsProcessing: (409, "job_processing"),
-    errors.JobFailed: (409, "job_failed"),
-    errors.JobCanceled: (409, "job_canceled"),
-    errors.ResultGone: (410, "result_gone"),
-    errors.KeyNotFound: (404, "key_not_found"),
-    errors.KeyExpired: (401, "key_expired"),
-    errors.ScopeMissing: (403, "forbidden_scope"),
-    errors.LastAdminKey: (409, "last_admin_key"),
-    errors.VocabularyNotFound: (404, "vocabulary_not_found"),
-    errors.WebhookNotFound: (404, "webhook_not_found"),
-    errors.DeliveryNotFound: (404, "delivery_not_found"),
-    errors.IdempotencyConflict: (422, "idempotency_conflict"),
-    errors.SpeakerNotFound: (404, "speaker_not_found"),
-    errors.SpeakerExists: (409, "speaker_exists"),
-    errors.SpeakerLimit: (409, "speaker_limit"),
-    errors.QueueFull: (503, "queue_full"),
-    errors.Draining: (503, "draining"),
-    errors.CallerLimit: (429, "caller_limit"),
-    errors.RateLimited: (429, "rate_limit_exceeded"),
-    errors.QuotaExceeded: (429, "quota_exceeded"),
-    errors.StorageError: (503, "storage_unavailable"),
-    errors.StorageFull: (503, "storage_full"),
-    errors.StorageLocked: (503, "storage_locked"),
-    errors.EngineClosed: (503, "draining"),
-}
-
-
-# The types of errors, by class as in RULES.
+# The types of errors, by class as in errors.RULES.
 TYPES: dict[type[Exception], ProblemType] = {
     errors.RateLimited: QUOTA_EXCEEDED,
     errors.QueueFull: REDUCED_CAPACITY,
@@ -257,7 +217,7 @@ def problem_of(error: Exception) -> Problem:
         return _of_framework(error)
     classes = type(error).__mro__
     for each in classes:
-        rule = RULES.get(each)
+        rule = errors.RULES.get(each)
         if rule is not None:
             field = error.field if isinstance(error, errors.InvalidOption) else None
             kind = next((TYPES[each] for each in classes if each in TYPES), None)

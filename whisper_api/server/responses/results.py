@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -13,19 +13,26 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from whisper_api import errors
-from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption, JobFailed, ModelError, StorageError
 from whisper_api.formats import DOCUMENTS, FORMATS, document, option_warnings, rendered
 from whisper_api.job_values import job_result
 from whisper_api.schema import RenderOptions
 from whisper_api.server.responses.delivery import DeliveredResponse
-from whisper_api.server.responses.problems import RULES, Problem
-from whisper_api.server.responses.warning_headers import add_warnings
+from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import ServerState, blocking, caller_of, state_of, viewer_of
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
-__all__ = ["delivered", "failed_in_sync", "failure_problem", "in_turn", "note_delivery", "result_response"]
+__all__ = [
+    "WARNING",
+    "add_warnings",
+    "delivered",
+    "failed_in_sync",
+    "failure_problem",
+    "in_turn",
+    "note_delivery",
+    "result_response",
+]
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +62,9 @@ async def result_response(
         JobError: the job has no result; the class says why.
     """
     if format is not None and format not in (*FORMATS, *DOCUMENTS):
-        raise InvalidOption("format", f"unknown format {format!r}; valid are {', '.join((*FORMATS, *DOCUMENTS))}")
+        raise errors.InvalidOption(
+            "format", f"unknown format {format!r}; valid are {', '.join((*FORMATS, *DOCUMENTS))}"
+        )
     service = state_of(request).service
     body = await in_turn(request, _body, service, job_id, viewer_of(request), format, layout or {})
     response = delivered(request, job_id, body.content, {"Content-Type": body.content_type})
@@ -104,12 +113,12 @@ async def note_delivery(state: ServerState, job_id: str) -> None:
     """
     try:
         await blocking(None, state.service.mark_delivered, job_id)
-    except StorageError as error:
+    except errors.StorageError as error:
         # The client has its result; the server only keeps the result for longer.
         log.warning("the delivery of a result could not be noted: %s", error, extra={"job_id": job_id})
 
 
-def failure_problem(error: JobFailed, kinds: tuple[type[Exception], ...]) -> Problem | None:
+def failure_problem(error: errors.JobFailed, kinds: tuple[type[errors.WhisperApiError], ...]) -> Problem | None:
     """The problem that a failed job's cause would have been before the job was accepted.
 
     Args:
@@ -122,18 +131,18 @@ def failure_problem(error: JobFailed, kinds: tuple[type[Exception], ...]) -> Pro
     cause = getattr(errors, error.cause, None) if error.cause in errors.__all__ else None
     for kind in kinds:
         if cause is not None and issubclass(cause, kind):
-            return Problem(*RULES[kind], str(error))
+            return Problem(*errors.RULES[kind], str(error))
     return None
 
 
-def failed_in_sync(error: JobFailed) -> Problem:
+def failed_in_sync(error: errors.JobFailed) -> Problem:
     """The response to a request that waited for a job which failed.
 
     A fault of the audio, an option or a model has the status that it would have had at the submission. Any other cause
     is a conflict (409).
     """
-    kinds = (AudioTooLong, InvalidOption, InvalidAudio, ModelError)
-    return failure_problem(error, kinds) or Problem(*RULES[JobFailed], str(error))
+    kinds = (errors.AudioTooLong, errors.InvalidOption, errors.InvalidAudio, errors.ModelError)
+    return failure_problem(error, kinds) or Problem(*errors.RULES[errors.JobFailed], str(error))
 
 
 def _body(service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]) -> _Body:
@@ -149,3 +158,24 @@ def _body(service: JobService, job_id: str, viewer: str | None, format: str | No
     media_type = FORMATS[format].media_type
     suffix = "" if media_type.endswith("json") else "; charset=utf-8"
     return _Body(text.encode(), f"{media_type}{suffix}", warnings)
+
+
+# RFC 7234, section 5.5. RFC 9111 has dropped the field because caches made no use of it; its name stays registered.
+WARNING = "Warning"
+# "Miscellaneous persistent warning".
+CODE = 299
+MAX_WARNINGS = 10
+MAX_CHARACTERS = 400
+
+
+def add_warnings(response: Response, warnings: Iterable[str]) -> None:
+    """Add a header for each warning, in ASCII and on one line whatever words of a client it contains.
+
+    Args:
+        response: a response that was not sent yet.
+        warnings: one sentence each; those after the first ten are left out.
+    """
+    for warning in list(dict.fromkeys(warnings))[:MAX_WARNINGS]:
+        text = "".join(each if each.isprintable() else " " for each in warning[:MAX_CHARACTERS])
+        quoted = text.encode("ascii", "backslashreplace").decode().replace("\\", "\\\\").replace('"', '\\"')
+        response.headers.append(WARNING, f'{CODE} - "{quoted}"')

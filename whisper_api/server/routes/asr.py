@@ -165,7 +165,6 @@ def _json(transcript: Transcript, words: bool) -> str:
 
 ASR = Operation(
     asr,
-    "whisper-asr-webservice",
     (
         Answer(
             200,
@@ -178,6 +177,7 @@ ASR = Operation(
             },
         ),
     ),
+    tag="whisper-asr-webservice",
     refusals=(*UPLOAD_REFUSALS, JobFailed, JobCanceled, JobNotFound, ResultGone),
     parameters=(*PARAMETERS, IDEMPOTENCY_KEY),
     body=FormBody((dataclasses.replace(AUDIO_FILE, required=True),)),

@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.audit_records import AuditFilter, AuditRecord
+from whisper_api.audit_records import AuditFilter, AuditPage
 from whisper_api.errors import InvalidOption
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.query import MOMENT, seconds_of
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import blocking, state_of
+from whisper_api.server.state import reads, service_of
 
 __all__ = ["AUDIT"]
 
@@ -27,39 +26,26 @@ LIMIT = Parameter("limit", Annotated[int, Meta(ge=1, le=1000)], "Entries on a pa
 AFTER = Parameter("after", str, "The cursor `next` of the page before")
 
 
-class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of the audit trail.
-
-    Attributes:
-        records: the entries, newest first.
-        next: the cursor ``after`` for the next page; None on the last page.
-    """
-
-    records: tuple[AuditRecord, ...]
-    next: str | None
-
-
 async def audit(request: Request) -> Response:
     """Read the audit trail: who submitted, read, corrected and deleted what, from where, with which outcome.
 
     An entry has ids and names of keys, and no text of a client. The call is an entry too.
     """
-    state = state_of(request)
     filter = AuditFilter(
         since=seconds_of(SINCE.of(request)),
         until=seconds_of(UNTIL.of(request)),
         key=KEY.of(request),
         action=ACTION.of(request),
     )
-    search = functools.partial(state.service.audit.page, filter, limit=LIMIT.of(request), after=AFTER.of(request))
-    page, cursor = await blocking(state.reads, search)
+    search = functools.partial(service_of(request).audit.page, filter, limit=LIMIT.of(request), after=AFTER.of(request))
+    page, cursor = await reads(request, search)
     return JsonResponse(AuditPage(records=tuple(page), next=cursor))
 
 
 AUDIT = Operation(
     audit,
-    "Server",
     (Answer(200, "A page of entries", {"application/json": AuditPage}),),
+    tag="Server",
     refusals=(InvalidOption,),
     parameters=(SINCE, UNTIL, KEY, ACTION, LIMIT, AFTER),
     roles=("admin",),

@@ -16,7 +16,7 @@ from whisper_api.server.openapi.docs import ADDRESS_MARK, page
 from whisper_api.server.openapi.openapi import description
 from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import Resource
-from whisper_api.server.state import blocking, state_of
+from whisper_api.server.state import reads, state_of
 
 __all__ = ["DESCRIPTION", "PAGE"]
 
@@ -29,13 +29,13 @@ PAGE_HEADERS = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Referrer-Po
 
 async def openapi(request: Request) -> Response:
     """The description of the API for programs (OpenAPI 3.1)."""
-    described = await blocking(state_of(request).reads, _described, request)
+    described = await reads(request, _described, request)
     return Response(described[0], media_type="application/json")
 
 
 async def docs(request: Request) -> Response:
     """The description of the API for people."""
-    _, parts = await blocking(state_of(request).reads, _described, request)
+    _, parts = await reads(request, _described, request)
     address = escape(shlex.quote(public_url(request))).encode()
     return Response(address.join(parts), headers=PAGE_HEADERS, media_type="text/html")
 
@@ -58,6 +58,6 @@ def _made(
 
 
 DESCRIPTION = Operation(
-    openapi, "Documents", (Answer(200, "The description", {"application/json": dict[str, Any]}),), open=True
+    openapi, (Answer(200, "The description", {"application/json": dict[str, Any]}),), tag="Documents", open=True
 )
-PAGE = Operation(docs, "Documents", (Answer(200, "The page", {"text/html": str}),), open=True)
+PAGE = Operation(docs, (Answer(200, "The page", {"text/html": str}),), tag="Documents", open=True)

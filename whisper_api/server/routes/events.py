@@ -1,11 +1,13 @@
-"""``/transcription/{job_id}/events``: the events of a job as a stream."""
+"""``/transcription/{job_id}/events``: the events of a job as a stream; ``/events/check`` tries whether streams flow."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,7 +24,7 @@ from whisper_api.server.routes.jobs import JOB_ID
 if TYPE_CHECKING:
     from whisper_api.jobs.events import NumberedEvent
 
-__all__ = ["EVENTS"]
+__all__ = ["CHECK", "EVENTS", "PARTS", "PAUSE_SECONDS"]
 
 # A client waits this long before it connects again; a restart of the server takes a few seconds.
 RETRY = b"retry: 2000\n\n"
@@ -89,13 +91,54 @@ def _last_id(request: Request) -> int:
 
 EVENTS = Operation(
     events,
-    "Jobs",
     (
         Answer(200, "A stream of events", {"text/event-stream": JobEvent}),
         Answer(204, "The client has already received the last event of this job"),
     ),
+    tag="Jobs",
     refusals=(InvalidOption, JobNotFound),
     parameters=(JOB_ID, AFTER, LAST_EVENT_ID),
     audit="job.read",
     scope="read",
+)
+
+
+PAUSE_SECONDS = 0.2
+# A proxy that collects responses sends the first with the head of the response, and the last with its end.
+PARTS = 3
+
+
+class StreamCheckEvent(msgspec.Struct, frozen=True, tag_field="event", tag="check"):
+    """An event of the check.
+
+    Attributes:
+        part: 1, 2 or 3.
+    """
+
+    part: int
+
+
+async def check(request: Request) -> Response:
+    """Stream three events with a pause of a fifth of a second before each but the first.
+
+    When two arrive at once, a proxy on the way collects responses, and live text comes late.
+    """
+    return EventStream(_event(1), _others())
+
+
+async def _others() -> AsyncGenerator[bytes, None]:
+    for part in range(2, PARTS + 1):
+        await asyncio.sleep(PAUSE_SECONDS)
+        yield _event(part)
+
+
+def _event(part: int) -> bytes:
+    return b"event: check\ndata: %s\n\n" % msgspec.json.encode(StreamCheckEvent(part))
+
+
+CHECK = Operation(
+    check,
+    (Answer(200, "A stream of three events", {"text/event-stream": StreamCheckEvent}),),
+    tag="Server",
+    roles=("user", "admin", "operator"),
 )

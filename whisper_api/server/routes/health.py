@@ -1,4 +1,4 @@
-"""``/livez``, ``/readyz``, ``/health``: health checks, which need no key."""
+"""``/livez``, ``/readyz``, ``/health``: health checks, which need no key; and ``/metrics``, which needs one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from starlette.responses import Response
 from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.state import blocking, state_of
+from whisper_api.server.state import reads, service_of, state_of
 
-__all__ = ["LIVEZ", "READYZ"]
+__all__ = ["LIVEZ", "METRICS", "READYZ"]
 
 RETRY_SECONDS = 5
 
@@ -55,17 +55,17 @@ async def readyz(request: Request) -> Response:
         or failed.
     """
     state = state_of(request)
-    health = await blocking(state.reads, state.service.health)
+    health = await reads(request, state.service.health)
     if not health.ready:
         raise Problem(503, health.state, health.reason, {"Retry-After": str(RETRY_SECONDS)})
     return JsonResponse(Ready(status=health.state, loading=health.loading, reason=health.reason))
 
 
-LIVEZ = Operation(livez, "Health", (Answer(200, "The process responds", {"application/json": Alive}),), open=True)
+LIVEZ = Operation(livez, (Answer(200, "The process responds", {"application/json": Alive}),), tag="Health", open=True)
 READYZ = Operation(
     readyz,
-    "Health",
     (Answer(200, "The server runs jobs", {"application/json": Ready}),),
+    tag="Health",
     refusals=(
         Problem(503, "starting", "The server starts and loads models"),
         Problem(503, "stalled", "A running job makes no progress"),
@@ -75,4 +75,20 @@ READYZ = Operation(
         Problem(503, "failed", "Models cannot be loaded, or results cannot be written"),
     ),
     open=True,
+)
+
+
+async def metrics(request: Request) -> Response:
+    """Get the metrics of the server for Prometheus, as text or in the format of OpenMetrics.
+
+    ``WHISPER_METRICS_PORT`` opens another port, which has only this path and needs no key.
+    """
+    accept = request.headers.get("accept", "")
+    body, content_type = await reads(request, service_of(request).metrics.render, accept)
+    # Not as the argument media_type, to which Starlette would add a second charset.
+    return Response(body, headers={"Content-Type": content_type})
+
+
+METRICS = Operation(
+    metrics, (Answer(200, "The metrics", {"text/plain": str}),), tag="Server", roles=("metrics", "admin", "operator")
 )

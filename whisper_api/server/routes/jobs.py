@@ -10,32 +10,21 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.errors import (
-    InvalidOption,
-    JobCanceled,
-    JobFailed,
-    JobIsProcessing,
-    JobNotFinished,
-    JobNotFound,
-    ResultGone,
-    StorageError,
-)
+from whisper_api import errors
 from whisper_api.formats import DOCUMENTS, FORMATS
-from whisper_api.job_values import JobResult, JobState, JobStatus
+from whisper_api.job_values import JobPage, JobResult, JobState, JobStatus
 from whisper_api.server.auditing import note
-from whisper_api.server.openapi.whisperx_json import WhisperxTranscript
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.query import MOMENT, job_id_of, seconds_of
 from whisper_api.server.realtime.waiting import wait_for_change
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.responses.results import result_response
-from whisper_api.server.responses.warning_headers import WARNING
-from whisper_api.server.state import blocking, sees_texts, state_of, viewer_of
+from whisper_api.server.responses.results import WARNING, result_response
+from whisper_api.server.state import blocking, reads, sees_texts, service_of, state_of, viewer_of
 from whisper_api.server.uploads.upload_fields import RENDER_FIELDS
 from whisper_api.store.job_search import JobFilter
 
-__all__ = ["CANCEL", "JOBS", "JOB_ID", "RESULT", "STATUS"]
+__all__ = ["CANCEL", "JOBS", "JOB_ID", "RESULT", "STATUS", "WhisperxTranscript"]
 
 JOB_ID = Parameter("job_id", str, "Id of the job, from the response to its submission", location="path", required=True)
 WAIT = Parameter("wait", Annotated[float, Meta(ge=0, le=60)], "Seconds to wait for the status to change", 0.0)
@@ -64,16 +53,65 @@ NO_SEARCH = Problem(
 AFTER = Parameter("after", str, "The cursor `next` of the page before")
 
 
-class JobPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of jobs.
+class WhisperxWord(msgspec.Struct, frozen=True, kw_only=True):
+    """A word, as whisperx writes it.
 
     Attributes:
-        jobs: the jobs, newest first.
-        next: the cursor ``after`` for the next page; None on the last page.
+        word: the word with its punctuation.
+        start, end: seconds.
+        score: confidence from 0 to 1, when it is known.
+        speaker: label of the speaker, when it is known.
+        channel: number of the channel, counted from 0, when the channels were recognized separately.
     """
 
-    jobs: tuple[JobStatus, ...]
-    next: str | None
+    word: str
+    start: float
+    end: float
+    score: float | msgspec.UnsetType = msgspec.UNSET
+    speaker: str | msgspec.UnsetType = msgspec.UNSET
+    channel: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class WhisperxSegment(msgspec.Struct, frozen=True, kw_only=True):
+    """A sentence, as whisperx writes it.
+
+    Attributes:
+        start, end: seconds.
+        text: text of the sentence.
+        words: words with times; absent without word times.
+        avg_logprob: mean log probability per token, when it is known.
+        speaker: label of the speaker, when it is known.
+        channel: number of the channel, counted from 0, when the channels were recognized separately.
+        flags: reasons to doubt the text; only with ``hallucinations=flag``, in segments with the flag
+            ``hallucination``.
+        language: code of the spoken language; absent unless the option ``language`` is ``multi``.
+    """
+
+    start: float
+    end: float
+    text: str
+    words: tuple[WhisperxWord, ...] | msgspec.UnsetType = msgspec.UNSET
+    avg_logprob: float | msgspec.UnsetType = msgspec.UNSET
+    speaker: str | msgspec.UnsetType = msgspec.UNSET
+    channel: int | msgspec.UnsetType = msgspec.UNSET
+    flags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    language: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class WhisperxTranscript(msgspec.Struct, frozen=True, kw_only=True):
+    """A transcript as whisperx writes it to a file: the format ``json``.
+
+    Attributes:
+        segments: in order of time.
+        word_segments: the words of all segments; absent without word times.
+        speaker_embeddings: label to vector, when the request asks for them.
+        language: code of the language.
+    """
+
+    segments: tuple[WhisperxSegment, ...]
+    word_segments: tuple[WhisperxWord, ...] | msgspec.UnsetType = msgspec.UNSET
+    speaker_embeddings: dict[str, tuple[float, ...]] | msgspec.UnsetType = msgspec.UNSET
+    language: str
 
 
 class CancelResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,13 +131,12 @@ async def status(request: Request) -> Response:
 
     An operator sees no file name, metadata, warnings and reason of a failure.
     """
-    state = state_of(request)
     job_id = job_id_of(request)
     seconds = WAIT.of(request)
     if seconds:
         found = await wait_for_change(request, job_id, seconds)
     else:
-        found = await blocking(state.reads, state.service.status, job_id, viewer_of(request))
+        found = await reads(request, service_of(request).status, job_id, viewer_of(request))
     return JsonResponse(found if sees_texts(request) else _without_texts(found))
 
 
@@ -145,7 +182,7 @@ async def jobs(request: Request) -> Response:
     search = functools.partial(
         state.service.list_jobs, viewer_of(request), filter, limit=LIMIT.of(request), after=AFTER.of(request)
     )
-    page, cursor = await blocking(state.reads, search)
+    page, cursor = await reads(request, search)
     return JsonResponse(JobPage(jobs=tuple(page if shows_texts else map(_without_texts, page)), next=cursor))
 
 
@@ -157,16 +194,15 @@ def _without_texts(status: JobStatus) -> JobStatus:
 
 STATUS = Operation(
     status,
-    "Jobs",
     (Answer(200, "The status", {"application/json": JobStatus}),),
-    refusals=(InvalidOption, JobNotFound),
+    tag="Jobs",
+    refusals=(errors.InvalidOption, errors.JobNotFound),
     parameters=(JOB_ID, WAIT),
     roles=("user", "admin", "operator"),
     scope="read",
 )
 RESULT = Operation(
     result,
-    "Jobs",
     (
         Answer(
             200,
@@ -175,25 +211,33 @@ RESULT = Operation(
             headers={WARNING: "A layout option without effect, or a rule that cannot hold; may come repeatedly"},
         ),
     ),
-    refusals=(InvalidOption, JobNotFound, JobNotFinished, JobFailed, JobCanceled, ResultGone),
+    tag="Jobs",
+    refusals=(
+        errors.InvalidOption,
+        errors.JobNotFound,
+        errors.JobNotFinished,
+        errors.JobFailed,
+        errors.JobCanceled,
+        errors.ResultGone,
+    ),
     parameters=(JOB_ID, FORMAT, *LAYOUT),
     audit="job.read",
     scope="read",
 )
 CANCEL = Operation(
     cancel,
-    "Jobs",
     (Answer(200, "The job is canceled, or its result is removed", {"application/json": CancelResponse}),),
-    refusals=(InvalidOption, JobNotFound, JobIsProcessing, StorageError),
+    tag="Jobs",
+    refusals=(errors.InvalidOption, errors.JobNotFound, errors.JobIsProcessing, errors.StorageError),
     parameters=(JOB_ID, FORCE),
     audit="job.cancel",
     scope="delete",
 )
 JOBS = Operation(
     jobs,
-    "Jobs",
     (Answer(200, "A page of jobs", {"application/json": JobPage}),),
-    refusals=(InvalidOption,),
+    tag="Jobs",
+    refusals=(errors.InvalidOption,),
     parameters=(STATE, METADATA_KEY, METADATA_VALUE, CREATED_AFTER, CREATED_BEFORE, LIMIT, AFTER),
     roles=("user", "admin", "operator"),
     scope="read",

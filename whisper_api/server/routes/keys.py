@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.access.keys import Key, KeyRing, access_key
 from whisper_api.errors import InvalidOption, KeyNotFound, LastAdminKey, StorageError
-from whisper_api.key_values import AccessKey, KeyChange, KeyWithSecret, NewKey, Rotation
+from whisper_api.key_values import AccessKey, KeyChange, KeyList, KeyWithSecret, NewKey, Rotation
 from whisper_api.server.auditing import note
 from whisper_api.server.operations import Answer, JsonBody, Operation, Parameter
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import blocking, state_of
-from whisper_api.server.uploads.json_body import BODY_REFUSALS, decoded
-from whisper_api.server.uploads.receiving import received_body
+from whisper_api.server.state import blocking, reads, state_of, writes
+from whisper_api.server.uploads.receiving import BODY_REFUSALS, decoded, received_body, received_value
 
 __all__ = ["CHANGE", "CREATE", "LIST", "REVOKE", "ROTATE", "SHOW"]
 
@@ -24,20 +23,9 @@ MAX_BYTES = 16 << 10
 KEY_ID_FORM = re.compile("[0-9a-f]{8}")
 
 
-class KeyList(msgspec.Struct, frozen=True, kw_only=True):
-    """All keys.
-
-    Attributes:
-        keys: the oldest first, also those that have expired or were revoked.
-    """
-
-    keys: tuple[AccessKey, ...]
-
-
 async def keys(request: Request) -> Response:
     """List all keys, also those that have expired or were revoked, without their secrets."""
-    state = state_of(request)
-    found = await blocking(state.reads, state.keys.list)
+    found = await reads(request, _ring(request).list)
     return JsonResponse(KeyList(keys=tuple(map(access_key, found))))
 
 
@@ -46,8 +34,8 @@ async def create_key(request: Request) -> Response:
 
     A caller whose own key has scopes can only create keys with scopes among these.
     """
-    new = decoded(await _body(request), NewKey)
-    key, token = await blocking(state_of(request).uploads, _ring(request).add, new, _by(request))
+    new = await received_value(request, NewKey, max_bytes=MAX_BYTES)
+    key, token = await writes(request, _ring(request).add, new, _by(request))
     note(request, key.key_id)
     root = request.scope.get("root_path", "")
     headers = {"Location": f"{root}/admin/keys/{key.key_id}"}
@@ -56,7 +44,7 @@ async def create_key(request: Request) -> Response:
 
 async def key(request: Request) -> Response:
     """Show a key, without its secret."""
-    return _response(await blocking(state_of(request).reads, _ring(request).get, _key_id(request)))
+    return _response(await reads(request, _ring(request).get, _key_id(request)))
 
 
 async def change_key(request: Request) -> Response:
@@ -65,9 +53,9 @@ async def change_key(request: Request) -> Response:
     Requests that begin later see the change. A key that has expired or was revoked cannot be changed. The last key that
     can manage keys keeps its role and its scope `admin` and gets no expiry.
     """
-    change = decoded(await _body(request), KeyChange)
+    change = await received_value(request, KeyChange, max_bytes=MAX_BYTES)
     changing = _ring(request).change, _key_id(request), change, _by(request)
-    return _response(await blocking(state_of(request).uploads, *changing))
+    return _response(await writes(request, *changing))
 
 
 async def rotate_key(request: Request) -> Response:
@@ -76,10 +64,10 @@ async def rotate_key(request: Request) -> Response:
     Earlier secrets are accepted for `grace_seconds` more; 0 ends them at once. If the response is lost, rotate again
     with the old secret.
     """
-    body = await _body(request)
+    body = await received_body(request, max_bytes=MAX_BYTES, seconds=state_of(request).config.timeout_seconds)
     rotation = decoded(body, Rotation) if body.strip() else Rotation()
     rotating = _ring(request).rotate, _key_id(request), rotation.grace_seconds, _by(request)
-    key, token = await blocking(state_of(request).uploads, *rotating)
+    key, token = await writes(request, *rotating)
     return JsonResponse(KeyWithSecret(key=access_key(key), token=token))
 
 
@@ -99,10 +87,6 @@ async def revoke_key(request: Request) -> Response:
 
     # Not in a pool of the server, because the cancellation of running jobs may take a moment.
     return _response(await blocking(None, revoke))
-
-
-async def _body(request: Request) -> bytes:
-    return await received_body(request, max_bytes=MAX_BYTES, seconds=state_of(request).config.timeout_seconds)
 
 
 def _ring(request: Request) -> KeyRing:
@@ -129,49 +113,36 @@ def _response(key: Key) -> Response:
 KEY_ID = Parameter("key_id", str, "Id of the key, 8 hexadecimal digits", location="path", required=True)
 FOUND = Answer(200, "The key", {"application/json": AccessKey})
 
-LIST = Operation(
-    keys, "Keys", (Answer(200, "The keys", {"application/json": KeyList}),), roles=("admin",), scope="admin"
-)
-CREATE = Operation(
+key_call = functools.partial(Operation, tag="Keys", roles=("admin",), scope="admin")
+LIST = key_call(keys, (Answer(200, "The keys", {"application/json": KeyList}),))
+CREATE = key_call(
     create_key,
-    "Keys",
     (Answer(201, "The key and its token", {"application/json": KeyWithSecret}, {"Location": "Path of the key"}),),
     refusals=(InvalidOption, StorageError, *BODY_REFUSALS),
     body=JsonBody(NewKey),
-    roles=("admin",),
-    scope="admin",
     audit="key.create",
 )
-SHOW = Operation(key, "Keys", (FOUND,), refusals=(KeyNotFound,), parameters=(KEY_ID,), roles=("admin",), scope="admin")
-CHANGE = Operation(
+SHOW = key_call(key, (FOUND,), refusals=(KeyNotFound,), parameters=(KEY_ID,))
+CHANGE = key_call(
     change_key,
-    "Keys",
     (FOUND,),
     refusals=(InvalidOption, KeyNotFound, LastAdminKey, StorageError, *BODY_REFUSALS),
     parameters=(KEY_ID,),
     body=JsonBody(KeyChange),
-    roles=("admin",),
-    scope="admin",
     audit="key.change",
 )
-ROTATE = Operation(
+ROTATE = key_call(
     rotate_key,
-    "Keys",
     (Answer(200, "The key and its new token", {"application/json": KeyWithSecret}),),
     refusals=(InvalidOption, KeyNotFound, LastAdminKey, StorageError, *BODY_REFUSALS),
     parameters=(KEY_ID,),
     body=JsonBody(Rotation),
-    roles=("admin",),
-    scope="admin",
     audit="key.rotate",
 )
-REVOKE = Operation(
+REVOKE = key_call(
     revoke_key,
-    "Keys",
     (Answer(200, "The key, which has ended", {"application/json": AccessKey}),),
     refusals=(KeyNotFound, LastAdminKey, StorageError),
     parameters=(KEY_ID,),
-    roles=("admin",),
-    scope="admin",
     audit="key.revoke",
 )

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.job_values import SpokenLanguage
+from whisper_api.records import made_of
 from whisper_api.schema import Transcript
 from whisper_api.server.operations import Answer, FormBody, Operation
 from whisper_api.server.responses.results import delivered, in_turn
@@ -77,12 +78,10 @@ def spoken_language(
     """
     from whisper_api.engine.languages import ENGLISH_NAMES
 
-    return SpokenLanguage(
-        language=transcript.language,
-        language_probability=transcript.language_probability,
+    return made_of(
+        transcript,
+        SpokenLanguage,
         language_probabilities=transcript.language_probabilities or {},
-        duration=transcript.duration,
-        model=transcript.model,
         warnings=tuple(dict.fromkeys((*warnings, *transcript.warnings))),
         metadata=msgspec.UNSET if metadata is None else metadata,
         detected_language=ENGLISH_NAMES.get(transcript.language, transcript.language),
@@ -93,8 +92,8 @@ def spoken_language(
 
 DETECT = Operation(
     detect,
-    "Transcription",
     (Answer(200, "The language", {"application/json": SpokenLanguage}), ACCEPTED),
+    tag="Transcription",
     refusals=(*REFUSALS, *IN_SYNC),
     parameters=(ENCODE, IDEMPOTENCY_KEY),
     body=FormBody(

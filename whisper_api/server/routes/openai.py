@@ -12,22 +12,12 @@ from starlette.responses import Response
 
 from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
 from whisper_api.schema import Channels, Hallucinations, RedactKind, Task
+from whisper_api.server.openai import bodies
 from whisper_api.server.openai.answers import Body, rendered_body
-from whisper_api.server.openai.bodies import (
-    DiarizedTranscription,
-    InputAudio,
-    Model,
-    ModelList,
-    StreamEvent,
-    Transcription,
-    Translation,
-    VerboseTranscription,
-    VerboseTranslation,
-)
-from whisper_api.server.openai.chunking import CHUNKING_FIELD
 from whisper_api.server.openai.errors import TAG, job_problem
 from whisper_api.server.openai.models import model_named, models_here
 from whisper_api.server.openai.openai_request import (
+    CHUNKING_FIELD,
     IDENTIFY_FIELDS,
     STREAMABLE,
     TRANSLATION_FORMATS,
@@ -41,22 +31,13 @@ from whisper_api.server.operations import Answer, Cause, FormBody, FormField, Op
 from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.responses.results import delivered, in_turn
-from whisper_api.server.responses.warning_headers import WARNING, add_warnings
-from whisper_api.server.state import blocking, state_of, viewer_of
+from whisper_api.server.responses.results import WARNING, add_warnings, delivered, in_turn
+from whisper_api.server.state import reads, state_of, viewer_of
+from whisper_api.server.uploads import upload_fields
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
 from whisper_api.server.uploads.rules import UploadRules
 from whisper_api.server.uploads.submitting import accept_waited
-from whisper_api.server.uploads.upload_fields import (
-    FILE,
-    IDEMPOTENCY_KEY,
-    OPTION_FIELDS,
-    RENDER_FIELDS,
-    URL,
-    VOCABULARY,
-    WEBHOOK,
-)
 from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
 if TYPE_CHECKING:
@@ -113,13 +94,13 @@ async def translate_deployment(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """List the models on the server; the configured model is the first. Transcriptions may also name other models."""
     state = state_of(request)
-    return JsonResponse(ModelList(data=await blocking(state.reads, models_here, state)))
+    return JsonResponse(bodies.ModelList(data=await reads(request, models_here, state)))
 
 
 async def model(request: Request) -> Response:
     """Look up the model that a transcription uses when its request has this name."""
     state = state_of(request)
-    return JsonResponse(await blocking(state.reads, model_named, request.path_params["id"], state))
+    return JsonResponse(await reads(request, model_named, request.path_params["id"], state))
 
 
 async def _answer(request: Request, task: Task, deployment: str | None = None) -> Response:
@@ -172,26 +153,30 @@ MODEL_FIELD = FormField(
     "A name of OpenAI, such as `whisper-1` or `gpt-4o-transcribe`, for the configured model; or a Whisper model: its "
     "name (`base`), its repository (`openai/whisper-base`), or an alias from the configuration",
 )
-PROMPT = FormField("prompt", str, "Text that precedes the audio: spelling, style, names")
-TEMPERATURE = FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Temperature of the first attempt")
-HOTWORDS = FormField("hotwords", str, "Expected words, put before every window")
-REDACT = FormField("redact", str, f"Personal data to replace by markers: {', '.join(get_args(RedactKind))}")
-AUDIO_TRACK = FormField("audio_track", Annotated[int, Meta(ge=1)], "Number of the audio track, counted from 1")
-CHANNELS = FormField(
-    "channels", Channels, "mix; separate: each channel is one speaker; auto: separate them where each surely is"
+# The fields of transcriptions and translations: those before the language, and those after it.
+FIRST_FIELDS = (upload_fields.FILE, upload_fields.URL, MODEL_FIELD)
+COMMON_FIELDS = (
+    FormField("prompt", str, "Text that precedes the audio: spelling, style, names"),
+    FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Temperature of the first attempt"),
+    FormField("hotwords", str, "Expected words, put before every window"),
+    FormField("redact", str, f"Personal data to replace by markers: {', '.join(get_args(RedactKind))}"),
+    FormField("audio_track", Annotated[int, Meta(ge=1)], "Number of the audio track, counted from 1"),
+    FormField(
+        "channels", Channels, "mix; separate: each channel is one speaker; auto: separate them where each surely is"
+    ),
+    FormField(
+        "hallucinations",
+        Hallucinations,
+        "Text that Whisper invents where nobody speaks: keep it, flag its segments, or drop it",
+        default="drop",
+    ),
+    FormField("keywords[]", str, "An expected word", repeated=True),
+    upload_fields.VOCABULARY,
+    *upload_fields.WEBHOOK,
 )
-HALLUCINATIONS = FormField(
-    "hallucinations",
-    Hallucinations,
-    "Text that Whisper invents where nobody speaks: keep it, flag its segments, or drop it",
-    default="drop",
-)
-KEYWORDS = FormField("keywords[]", str, "An expected word", repeated=True)
 
 TRANSCRIPTION_FIELDS = (
-    FILE,
-    URL,
-    MODEL_FIELD,
+    *FIRST_FIELDS,
     FormField("language", str, "Code or name of the spoken language; detected by default"),
     FormField(
         "languages[]",
@@ -199,22 +184,13 @@ TRANSCRIPTION_FIELDS = (
         "A language that may be spoken; a single one is used as language, with several the language is detected",
         repeated=True,
     ),
-    PROMPT,
-    TEMPERATURE,
-    HOTWORDS,
-    REDACT,
-    AUDIO_TRACK,
-    CHANNELS,
-    HALLUCINATIONS,
-    KEYWORDS,
-    VOCABULARY,
-    *WEBHOOK,
+    *COMMON_FIELDS,
     FormField(
         "response_format",
         ResponseFormat,
         "Format of the response; by default json, and diarized_json for `gpt-4o-transcribe-diarize`",
     ),
-    *RENDER_FIELDS,
+    *upload_fields.RENDER_FIELDS,
     FormField("timestamp_granularities[]", Granularity, "Times of a verbose_json; segment by default", repeated=True),
     FormField("stream", bool, f"Send the text as it is decoded, if the format is one of {STREAMABLE}"),
     FormField(
@@ -236,24 +212,13 @@ TRANSCRIPTION_FIELDS = (
         "For each name, in the same order, 2 to 10 seconds of the speaker, as a data URL",
         repeated=True,
     ),
-    *(field for field in OPTION_FIELDS if field.name in IDENTIFY_FIELDS),
+    *(field for field in upload_fields.OPTION_FIELDS if field.name in IDENTIFY_FIELDS),
 )
 TRANSLATION_FIELDS = (
-    FILE,
-    URL,
-    MODEL_FIELD,
-    PROMPT,
-    TEMPERATURE,
-    HOTWORDS,
-    REDACT,
-    AUDIO_TRACK,
-    CHANNELS,
-    HALLUCINATIONS,
-    KEYWORDS,
-    VOCABULARY,
-    *WEBHOOK,
+    *FIRST_FIELDS,
+    *COMMON_FIELDS,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
-    *RENDER_FIELDS,
+    *upload_fields.RENDER_FIELDS,
 )
 TEXTS = {"text/plain": str, "application/x-subrip": str, "text/vtt": str}
 HEADERS = {
@@ -262,8 +227,8 @@ HEADERS = {
 }
 # Fields of a JSON body instead of the file.
 JSON_FIELDS = (
-    FormField("input_audio", InputAudio, "The recording in base64"),
-    FormField(FILE.name, str, "The recording in base64, or as a data URL"),
+    FormField("input_audio", bodies.InputAudio, "The recording in base64"),
+    FormField(upload_fields.FILE.name, str, "The recording in base64, or as a data URL"),
     FormField("file_url", str, "The same as url"),
 )
 REFUSALS: tuple[Cause, ...] = (
@@ -277,38 +242,38 @@ REFUSALS: tuple[Cause, ...] = (
 
 TRANSCRIBE = Operation(
     transcribe,
-    TAG,
     (
         Answer(
             200,
             "The transcript in the requested format",
             {
-                "application/json": Transcription | VerboseTranscription | DiarizedTranscription,
+                "application/json": bodies.Transcription | bodies.VerboseTranscription | bodies.DiarizedTranscription,
                 **TEXTS,
-                "text/event-stream": StreamEvent,
+                "text/event-stream": bodies.StreamEvent,
             },
             headers=HEADERS,
         ),
     ),
+    tag=TAG,
     refusals=REFUSALS,
-    parameters=(IDEMPOTENCY_KEY,),
+    parameters=(upload_fields.IDEMPOTENCY_KEY,),
     body=FormBody(TRANSCRIPTION_FIELDS, json_fields=JSON_FIELDS),
     audit="job.submit",
     scope="transcribe",
 )
 TRANSLATE = Operation(
     translate,
-    TAG,
     (
         Answer(
             200,
             "The English text in the requested format",
-            {"application/json": Translation | VerboseTranslation, **TEXTS},
+            {"application/json": bodies.Translation | bodies.VerboseTranslation, **TEXTS},
             headers=HEADERS,
         ),
     ),
+    tag=TAG,
     refusals=REFUSALS,
-    parameters=(IDEMPOTENCY_KEY,),
+    parameters=(upload_fields.IDEMPOTENCY_KEY,),
     body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
     audit="job.submit",
     scope="transcribe",
@@ -323,11 +288,11 @@ TRANSCRIBE_DEPLOYMENT = dataclasses.replace(
 TRANSLATE_DEPLOYMENT = dataclasses.replace(
     TRANSLATE, handler=translate_deployment, parameters=(*TRANSLATE.parameters, *DEPLOYMENT)
 )
-MODELS = Operation(models, TAG, (Answer(200, "The models", {"application/json": ModelList}),))
+MODELS = Operation(models, (Answer(200, "The models", {"application/json": bodies.ModelList}),), tag=TAG)
 MODEL = Operation(
     model,
-    TAG,
-    (Answer(200, "The model", {"application/json": Model}),),
+    (Answer(200, "The model", {"application/json": bodies.Model}),),
+    tag=TAG,
     refusals=(UnknownModel,),
     parameters=(Parameter("id", str, "Name of the model", location="path", required=True),),
 )

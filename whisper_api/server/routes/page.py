@@ -87,11 +87,11 @@ def _response(request: Request, name: str) -> Response:
 
 
 _NOT_MODIFIED = Answer(304, "It has not changed")
-PAGE = Operation(page, "Page", (Answer(200, "The page", {"text/html": str}), _NOT_MODIFIED), open=True, hidden=True)
+PAGE = Operation(page, (Answer(200, "The page", {"text/html": str}), _NOT_MODIFIED), tag="Page", open=True, hidden=True)
 ASSET = Operation(
     asset,
-    "Page",
     (Answer(200, "The file", {"text/css": str, "text/javascript": str, "image/svg+xml": str}), _NOT_MODIFIED),
+    tag="Page",
     refusals=(404,),
     parameters=(NAME,),
     open=True,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import uuid
 from collections.abc import Callable
 from typing import Annotated
 
@@ -12,42 +12,23 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.errors import (
-    Draining,
-    InvalidOption,
-    ModelUnavailable,
-    SpeakerExists,
-    SpeakerLimit,
-    SpeakerNotFound,
-    StorageError,
-)
+from whisper_api import errors
 from whisper_api.jobs.speakers import NAME_FIELD, SAMPLES_FIELD
-from whisper_api.server.auditing import note
+from whisper_api.server.auditing import note, noted_id
 from whisper_api.server.middleware.auth import check_key
 from whisper_api.server.operations import Answer, Cause, FormBody, FormField, JsonBody, Operation, Parameter
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.state import blocking, caller_of, owner_of, state_of, viewer_of
-from whisper_api.server.uploads.json_body import BODY_REFUSALS, decoded
-from whisper_api.server.uploads.receiving import received_body, upload_turn
+from whisper_api.server.state import blocking, caller_of, owner_of, reads, service_of, state_of, viewer_of, writes
+from whisper_api.server.uploads.receiving import BODY_REFUSALS, received_value, upload_turn
 from whisper_api.server.uploads.voice_samples import VoiceForm, read_voice_form, received_voice_form
-from whisper_api.voices import Speaker
+from whisper_api.voices import Speaker, SpeakerList
 
 __all__ = ["ADD_SAMPLES", "DELETE", "ENROLL", "RENAME", "SPEAKER", "SPEAKERS"]
 
 MAX_NAME_BYTES = 16 << 10
 SPEAKER_ID = Parameter("speaker_id", str, "Id of the speaker", location="path", required=True)
-
-
-class SpeakerList(msgspec.Struct, frozen=True, kw_only=True):
-    """The known speakers of a caller.
-
-    Attributes:
-        speakers: the oldest first.
-    """
-
-    speakers: tuple[Speaker, ...]
 
 
 class SpeakerName(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,43 +61,42 @@ async def enroll(request: Request) -> Response:
     speaker = await _embedded(request, lambda form: service.speakers.enroll(owner, form.name, form.recordings()))
     note(request, speaker.speaker_id)
     root = request.scope.get("root_path", "")
-    return _response(speaker, 201, {"Location": f"{root}/speakers/{speaker.speaker_id}"})
+    return JsonResponse(speaker, 201, {"Location": f"{root}/speakers/{speaker.speaker_id}"})
 
 
 async def add_samples(request: Request) -> Response:
     """Add recordings to a speaker. They replace recordings that another model has embedded."""
     speaker_id, viewer, service = _speaker_id(request), viewer_of(request), state_of(request).service
-    return _response(
+    return JsonResponse(
         await _embedded(request, lambda form: service.speakers.add_samples(speaker_id, viewer, form.recordings()))
     )
 
 
 async def speakers(request: Request) -> Response:
     """List the caller's known speakers; an admin sees those of all callers."""
-    state = state_of(request)
-    found = await blocking(state.reads, state.service.speakers.list, viewer_of(request))
+    found = await reads(request, service_of(request).speakers.list, viewer_of(request))
     return JsonResponse(SpeakerList(speakers=found))
 
 
 async def speaker(request: Request) -> Response:
     """Get a known speaker."""
-    state = state_of(request)
-    return _response(await blocking(state.reads, state.service.speakers.get, _speaker_id(request), viewer_of(request)))
+    return JsonResponse(
+        await reads(request, service_of(request).speakers.get, _speaker_id(request), viewer_of(request))
+    )
 
 
 async def rename(request: Request) -> Response:
     """Rename a known speaker. Earlier transcripts keep the old name."""
-    state = state_of(request)
     speaker_id = _speaker_id(request)
-    body = await received_body(request, max_bytes=MAX_NAME_BYTES, seconds=state.config.timeout_seconds)
-    name = decoded(body, SpeakerName).name
-    return _response(await blocking(state.uploads, state.service.speakers.rename, speaker_id, viewer_of(request), name))
+    name = (await received_value(request, SpeakerName, max_bytes=MAX_NAME_BYTES)).name
+    return JsonResponse(
+        await writes(request, service_of(request).speakers.rename, speaker_id, viewer_of(request), name)
+    )
 
 
 async def delete(request: Request) -> Response:
     """Delete a known speaker: the name and the voice. Transcripts keep the name until they are deleted."""
-    state = state_of(request)
-    await blocking(state.uploads, state.service.speakers.delete, _speaker_id(request), viewer_of(request))
+    await writes(request, service_of(request).speakers.delete, _speaker_id(request), viewer_of(request))
     return JsonResponse(DeletedSpeaker())
 
 
@@ -137,84 +117,57 @@ async def _embedded(request: Request, work: Callable[[VoiceForm], Speaker]) -> S
 
 
 def _speaker_id(request: Request) -> str:
-    text: str = request.path_params["speaker_id"]
-    try:
-        speaker_id = str(uuid.UUID(text))
-    except ValueError:
-        raise SpeakerNotFound(text) from None
-    note(request, speaker_id)
-    return speaker_id
-
-
-def _response(speaker: Speaker, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return JsonResponse(speaker, status, headers)
+    return noted_id(request, "speaker_id", errors.SpeakerNotFound)
 
 
 SAMPLES = FormField(f"{SAMPLES_FIELD}[]", bytes, "Recordings of 2 to 10 seconds of this person alone", True, True)
 JSON_SAMPLES = FormField(SAMPLES_FIELD, str, "The recordings as data URLs", True, True)
 NAME = FormField(NAME_FIELD, str, "The label of the person in transcripts", required=True)
-BODY: tuple[Cause, ...] = (InvalidOption, StorageError, *BODY_REFUSALS)
+BODY: tuple[Cause, ...] = (errors.InvalidOption, errors.StorageError, *BODY_REFUSALS)
 FORM: tuple[Cause, ...] = (
     *BODY,
     Problem(400, "not_multipart", "The body is not a form"),
     Problem(400, "invalid_form", "The form cannot be read"),
-    ModelUnavailable,
-    Draining,
-    SpeakerLimit,
+    errors.ModelUnavailable,
+    errors.Draining,
+    errors.SpeakerLimit,
 )
 FOUND = Answer(200, "The speaker", {"application/json": Speaker})
 
-SPEAKERS = Operation(
-    speakers,
-    "Speakers",
-    (Answer(200, "The speakers", {"application/json": SpeakerList}),),
-    scope="speakers",
-    audit="speaker.read",
+speaker_call = functools.partial(Operation, tag="Speakers", scope="speakers")
+SPEAKERS = speaker_call(
+    speakers, (Answer(200, "The speakers", {"application/json": SpeakerList}),), audit="speaker.read"
 )
-ENROLL = Operation(
+ENROLL = speaker_call(
     enroll,
-    "Speakers",
     (Answer(201, "The speaker", {"application/json": Speaker}, {"Location": "Path of the speaker"}),),
-    refusals=(*FORM, SpeakerExists),
+    refusals=(*FORM, errors.SpeakerExists),
     body=FormBody((NAME, SAMPLES), json_fields=(JSON_SAMPLES,)),
-    scope="speakers",
     audit="speaker.create",
 )
-SPEAKER = Operation(
-    speaker,
-    "Speakers",
-    (FOUND,),
-    refusals=(SpeakerNotFound,),
-    parameters=(SPEAKER_ID,),
-    scope="speakers",
-    audit="speaker.read",
+SPEAKER = speaker_call(
+    speaker, (FOUND,), refusals=(errors.SpeakerNotFound,), parameters=(SPEAKER_ID,), audit="speaker.read"
 )
-RENAME = Operation(
+RENAME = speaker_call(
     rename,
-    "Speakers",
     (FOUND,),
-    refusals=(*BODY, SpeakerNotFound, SpeakerExists),
+    refusals=(*BODY, errors.SpeakerNotFound, errors.SpeakerExists),
     parameters=(SPEAKER_ID,),
     body=JsonBody(SpeakerName),
     audit="speaker.change",
-    scope="speakers",
 )
-ADD_SAMPLES = Operation(
+ADD_SAMPLES = speaker_call(
     add_samples,
-    "Speakers",
     (FOUND,),
-    refusals=(*FORM, SpeakerNotFound),
+    refusals=(*FORM, errors.SpeakerNotFound),
     parameters=(SPEAKER_ID,),
     body=FormBody((SAMPLES,), json_fields=(JSON_SAMPLES,)),
     audit="speaker.change",
-    scope="speakers",
 )
-DELETE = Operation(
+DELETE = speaker_call(
     delete,
-    "Speakers",
     (Answer(200, "The speaker is deleted", {"application/json": DeletedSpeaker}),),
-    refusals=(SpeakerNotFound, StorageError),
+    refusals=(errors.SpeakerNotFound, errors.StorageError),
     parameters=(SPEAKER_ID,),
     audit="speaker.delete",
-    scope="speakers",
 )

@@ -14,10 +14,10 @@ from starlette.responses import Response
 from whisper_api.jobs.executor import EngineFacts
 from whisper_api.key_values import Role
 from whisper_api.permissions import exposed_files
+from whisper_api.records import made_of
 from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import ServerState, blocking, state_of, thread_count, viewer_of
-from whisper_api.server.version import version
+from whisper_api.server.state import ServerState, reads, state_of, thread_count, version, viewer_of
 
 __all__ = ["STATUS", "ServerStatus"]
 
@@ -176,7 +176,7 @@ async def server_status(request: Request) -> Response:
     port = server[1] if server is not None else None
     key = request.scope["state"].get("key")
     role = key.role if key is not None else None
-    return JsonResponse(await blocking(state.reads, _describe, state, viewer_of(request), role, port))
+    return JsonResponse(await reads(request, _describe, state, viewer_of(request), role, port))
 
 
 def _describe(state: ServerState, viewer: str | None, role: Role | None, port: int | None) -> ServerStatus:
@@ -188,7 +188,9 @@ def _describe(state: ServerState, viewer: str | None, role: Role | None, port: i
     oldest = state.service.oldest_wait(viewer)
     notes = (*exposed_files(config), *filter(None, [state.service.tracing.problem]))
     return ServerStatus(
-        server=AboutServer(
+        server=made_of(
+            health,
+            AboutServer,
             host=config.host,
             port=str(port or config.port),
             timeout=config.timeout_seconds,
@@ -196,28 +198,22 @@ def _describe(state: ServerState, viewer: str | None, role: Role | None, port: i
             worker_number=thread_count(config.http_workers),
             version=version(),
             uptime_seconds=round(time.monotonic() - state.started, 1),
-            state=health.state,
-            reason=health.reason,
-            loading=health.loading,
             warnings=notes if viewer is None else (),
         ),
-        processing=AboutProcessing(
+        processing=made_of(
+            facts,
+            AboutProcessing,
             concurrent_mode=config.enable_concurrency,
             max_concurrent_jobs=config.max_concurrent_jobs,
-            device=facts.device,
             device_index=str(config.device_index),
             default_output_format=config.output_format,
             default_sync_mode=config.default_sync,
             sync_timeout=config.sync_timeout_seconds,
-            model=facts.model,
-            compute_type=facts.compute_type,
             default_language=config.language,
         ),
-        resources=AboutResources(
-            max_file_size=config.max_file_size,
-            job_retention_hours=config.job_retention_hours,
-            cleanup_interval_hours=config.cleanup_interval_hours,
-            max_queued_jobs=config.max_queued_jobs,
+        resources=made_of(
+            config,
+            AboutResources,
             memory_bytes=_resident_bytes() if viewer is None else None,
             resident_models=facts.resident_models,
             resident_model_bytes=facts.resident_bytes,
@@ -260,7 +256,7 @@ def _free_bytes(directory: Path) -> int | None:
 
 STATUS = Operation(
     server_status,
-    "Server",
     (Answer(200, "The status", {"application/json": ServerStatus}),),
+    tag="Server",
     roles=("user", "admin", "operator"),
 )

@@ -79,8 +79,8 @@ async def submit_several(request: Request) -> Response:
 
 SUBMIT = Operation(
     submit,
-    "Transcription",
     (ACCEPTED, Answer(200, "The result, with sync", {"application/json": JobResult})),
+    tag="Transcription",
     refusals=(*REFUSALS, *IN_SYNC),
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody((FILE, URL, *JOB_FIELDS, SYNC), raw=True),
@@ -89,8 +89,8 @@ SUBMIT = Operation(
 )
 SUBMIT_SEVERAL = Operation(
     submit_several,
-    "Transcription",
     (Answer(202, "The outcome of each file", {"application/json": AcceptedFiles}),),
+    tag="Transcription",
     refusals=(*REFUSALS, Problem(400, "no_file_accepted", "No file is accepted; `jobs` has the reason for each file")),
     parameters=(IDEMPOTENCY_KEY,),
     body=FormBody((dataclasses.replace(FILE, repeated=True), dataclasses.replace(URL, repeated=True), *JOB_FIELDS)),

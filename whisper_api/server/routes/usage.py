@@ -11,7 +11,7 @@ from starlette.responses import Response
 from whisper_api.errors import InvalidOption, StorageError
 from whisper_api.server.operations import Answer, Operation, Parameter
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import blocking, owner_of, state_of
+from whisper_api.server.state import owner_of, reads, service_of
 from whisper_api.usage_records import Usage, usage_csv
 
 __all__ = ["ALL", "OWN"]
@@ -37,8 +37,7 @@ async def all_keys(request: Request) -> Response:
 
 
 async def _response(request: Request, owner: str | None) -> Response:
-    state = state_of(request)
-    usage: Usage = await blocking(state.reads, state.service.usage.report, owner, SINCE.of(request), UNTIL.of(request))
+    usage: Usage = await reads(request, service_of(request).usage.report, owner, SINCE.of(request), UNTIL.of(request))
     if FORMAT.of(request) == "csv":
         return Response(usage_csv(usage.rows), media_type="text/csv")
     return JsonResponse(usage)
@@ -46,11 +45,11 @@ async def _response(request: Request, owner: str | None) -> Response:
 
 FOUND = Answer(200, "The usage", {"application/json": Usage, "text/csv": str})
 
-OWN = Operation(own, "Usage", (FOUND,), refusals=(InvalidOption, StorageError), parameters=(SINCE, UNTIL, FORMAT))
+OWN = Operation(own, (FOUND,), tag="Usage", refusals=(InvalidOption, StorageError), parameters=(SINCE, UNTIL, FORMAT))
 ALL = Operation(
     all_keys,
-    "Usage",
     (FOUND,),
+    tag="Usage",
     refusals=(InvalidOption, StorageError),
     parameters=(SINCE, UNTIL, FORMAT, KEY),
     roles=("admin", "operator"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,9 +13,8 @@ from whisper_api.job_values import Vocabulary
 from whisper_api.server.auditing import note
 from whisper_api.server.operations import Answer, JsonBody, Operation, Parameter
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import blocking, owner_of, state_of
-from whisper_api.server.uploads.json_body import BODY_REFUSALS, MAX_JSON_BYTES, decoded
-from whisper_api.server.uploads.receiving import received_body
+from whisper_api.server.state import owner_of, reads, service_of, writes
+from whisper_api.server.uploads.receiving import BODY_REFUSALS, received_value
 from whisper_api.store.texts import digest
 
 __all__ = ["DELETE", "LIST", "PUT", "READ"]
@@ -41,30 +42,26 @@ class Terms(msgspec.Struct, frozen=True):
 
 async def list_all(request: Request) -> Response:
     """List your vocabularies. Other keys do not see them."""
-    state = state_of(request)
-    found = await blocking(state.reads, state.service.vocabularies.list, owner_of(request))
+    found = await reads(request, service_of(request).vocabularies.list, owner_of(request))
     return JsonResponse(VocabularyList(tuple(found)))
 
 
 async def read(request: Request) -> Response:
     """Read a vocabulary."""
-    state, name = state_of(request), _name(request)
-    return JsonResponse(await blocking(state.reads, state.service.vocabularies.get, owner_of(request), name))
+    name = _name(request)
+    return JsonResponse(await reads(request, service_of(request).vocabularies.get, owner_of(request), name))
 
 
 async def put(request: Request) -> Response:
     """Create a vocabulary, or replace its terms. Jobs that were submitted before keep the earlier terms."""
-    state, name = state_of(request), _name(request)
-    body = await received_body(request, max_bytes=MAX_JSON_BYTES, seconds=state.config.timeout_seconds)
-    terms = decoded(body, Terms).terms
-    stored = await blocking(state.uploads, state.service.vocabularies.put, owner_of(request), name, terms)
-    return JsonResponse(stored)
+    name, terms = _name(request), (await received_value(request, Terms)).terms
+    return JsonResponse(await writes(request, service_of(request).vocabularies.put, owner_of(request), name, terms))
 
 
 async def delete(request: Request) -> Response:
     """Delete a vocabulary. Jobs that were submitted before keep its terms until they are deleted."""
-    state, name = state_of(request), _name(request)
-    await blocking(state.uploads, state.service.vocabularies.delete, owner_of(request), name)
+    name = _name(request)
+    await writes(request, service_of(request).vocabularies.delete, owner_of(request), name)
     return Response(status_code=204)
 
 
@@ -78,39 +75,28 @@ def _name(request: Request) -> str:
 NAME = Parameter("name", str, "Name of the vocabulary", location="path", required=True)
 STORED = Answer(200, "The vocabulary", {"application/json": Vocabulary})
 
-LIST = Operation(
+vocabulary_call = functools.partial(Operation, tag="Vocabularies", scope="vocabularies")
+LIST = vocabulary_call(
     list_all,
-    "Vocabularies",
     (Answer(200, "The vocabularies", {"application/json": VocabularyList}),),
     refusals=(StorageError,),
     audit="vocabulary.read",
-    scope="vocabularies",
 )
-READ = Operation(
-    read,
-    "Vocabularies",
-    (STORED,),
-    refusals=(VocabularyNotFound, StorageError),
-    parameters=(NAME,),
-    audit="vocabulary.read",
-    scope="vocabularies",
+READ = vocabulary_call(
+    read, (STORED,), refusals=(VocabularyNotFound, StorageError), parameters=(NAME,), audit="vocabulary.read"
 )
-PUT = Operation(
+PUT = vocabulary_call(
     put,
-    "Vocabularies",
     (STORED,),
     refusals=(InvalidOption, StorageError, *BODY_REFUSALS),
     parameters=(NAME,),
     body=JsonBody(Terms),
     audit="vocabulary.write",
-    scope="vocabularies",
 )
-DELETE = Operation(
+DELETE = vocabulary_call(
     delete,
-    "Vocabularies",
     (Answer(204, "The vocabulary is deleted"),),
     refusals=(VocabularyNotFound, StorageError),
     parameters=(NAME,),
     audit="vocabulary.delete",
-    scope="vocabularies",
 )

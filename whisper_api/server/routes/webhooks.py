@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
+import functools
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
@@ -15,15 +15,22 @@ from starlette.responses import Response
 
 from whisper_api.errors import DeliveryNotFound, InvalidOption, QueueFull, StorageError, WebhookNotFound
 from whisper_api.jobs.webhooks import EndpointChange
-from whisper_api.server.auditing import note
+from whisper_api.server.auditing import note, noted_id
 from whisper_api.server.operations import Answer, Cause, JsonBody, Operation, Parameter
 from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import blocking, caller_of, owner_of, state_of, viewer_of
-from whisper_api.server.uploads.json_body import BODY_REFUSALS, decoded
-from whisper_api.server.uploads.receiving import received_body
+from whisper_api.server.state import blocking, caller_of, owner_of, reads, service_of, state_of, viewer_of, writes
+from whisper_api.server.uploads.receiving import BODY_REFUSALS, received_value
 from whisper_api.server.uploads.webhook_fields import OFF, check_webhooks_enabled
 from whisper_api.store.deliveries import DeliveryFilter
-from whisper_api.webhooks import DeliveryState, WebhookDelivery, WebhookEndpoint, WebhookEventType, WebhookSecret
+from whisper_api.webhooks import (
+    DeliveryPage,
+    DeliveryState,
+    EndpointList,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEventType,
+    WebhookSecret,
+)
 
 __all__ = [
     *("CHANGE", "CREATE", "DELETE", "DELIVERIES", "DELIVERY", "LIST", "OWN_SECRET", "READ", "RESEND", "ROTATE"),
@@ -54,32 +61,9 @@ class NewEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     description: Annotated[str, Meta(max_length=255)] = ""
 
 
-class EndpointList(msgspec.Struct, frozen=True, kw_only=True):
-    """The endpoints of a caller.
-
-    Attributes:
-        webhooks: the oldest first.
-    """
-
-    webhooks: tuple[WebhookEndpoint, ...]
-
-
-class DeliveryPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of deliveries.
-
-    Attributes:
-        deliveries: the newest first.
-        next: the cursor ``after`` for the next page; None on the last page.
-    """
-
-    deliveries: tuple[WebhookDelivery, ...]
-    next: str | None
-
-
 async def list_all(request: Request) -> Response:
     """List your endpoints. Other keys do not see them."""
-    state = state_of(request)
-    found = await blocking(state.reads, state.service.webhooks.list, owner_of(request))
+    found = await reads(request, service_of(request).webhooks.list, owner_of(request))
     return JsonResponse(EndpointList(webhooks=tuple(found)))
 
 
@@ -91,8 +75,8 @@ async def create(request: Request) -> Response:
     are heeded, and 410 disables the endpoint.
     """
     check_webhooks_enabled(state_of(request).config)
-    values = decoded(await _body(request), NewEndpoint)
-    service = state_of(request).service
+    values = await received_value(request, NewEndpoint, max_bytes=MAX_BODY_BYTES)
+    service = service_of(request)
     others = EndpointChange(**{name: value for name, value in asdict(values).items() if name != "url"})
     made = await _in_turn(request, lambda: service.webhooks.create(owner_of(request), values.url, others))
     note(request, made.endpoint_id)
@@ -102,85 +86,71 @@ async def create(request: Request) -> Response:
 
 async def read(request: Request) -> Response:
     """Read an endpoint."""
-    state = state_of(request)
-    return JsonResponse(await blocking(state.reads, state.service.webhooks.get, owner_of(request), _id(request)))
+    return JsonResponse(await reads(request, service_of(request).webhooks.get, owner_of(request), _id(request)))
 
 
 async def change(request: Request) -> Response:
     """Change fields of an endpoint, or disable or enable it. Pending deliveries go to the new address."""
     check_webhooks_enabled(state_of(request).config)
-    values = decoded(await _body(request), EndpointChange)
-    webhooks, owner, endpoint_id = state_of(request).service.webhooks, owner_of(request), _id(request)
+    values = await received_value(request, EndpointChange, max_bytes=MAX_BODY_BYTES)
+    webhooks, owner, endpoint_id = service_of(request).webhooks, owner_of(request), _id(request)
     return JsonResponse(await _in_turn(request, lambda: webhooks.change(owner, endpoint_id, values)))
 
 
 async def delete(request: Request) -> Response:
     """Delete an endpoint with its secrets and deliveries."""
-    state = state_of(request)
-    await blocking(state.uploads, state.service.webhooks.delete, owner_of(request), _id(request))
+    await writes(request, service_of(request).webhooks.delete, owner_of(request), _id(request))
     return Response(status_code=204)
 
 
 async def secret(request: Request) -> Response:
     """Read the secret of an endpoint."""
-    state = state_of(request)
-    return JsonResponse(await blocking(state.reads, state.service.webhooks.secret, owner_of(request), _id(request)))
+    return JsonResponse(await reads(request, service_of(request).webhooks.secret, owner_of(request), _id(request)))
 
 
 async def rotate(request: Request) -> Response:
     """Make a new secret for an endpoint. For a day, deliveries have a signature of the secret before, too."""
-    state = state_of(request)
-    return JsonResponse(await blocking(state.uploads, state.service.webhooks.rotate, owner_of(request), _id(request)))
+    return JsonResponse(await writes(request, service_of(request).webhooks.rotate, owner_of(request), _id(request)))
 
 
 async def own_secret(request: Request) -> Response:
     """Read the secret of your key, which signs the deliveries to the `webhook_url` of a job."""
-    state = state_of(request)
-    return JsonResponse(await blocking(state.uploads, state.service.webhooks.secret, owner_of(request)))
+    return JsonResponse(await writes(request, service_of(request).webhooks.secret, owner_of(request)))
 
 
 async def rotate_own(request: Request) -> Response:
     """Make a new secret for your key. For a day, deliveries have a signature of the secret before, too."""
-    state = state_of(request)
-    return JsonResponse(await blocking(state.uploads, state.service.webhooks.rotate, owner_of(request)))
+    return JsonResponse(await writes(request, service_of(request).webhooks.rotate, owner_of(request)))
 
 
 async def test(request: Request) -> Response:
     """Send the event `webhook.test` to an endpoint, in one attempt. Read the delivery to see what came of it."""
-    state = state_of(request)
-    check_webhooks_enabled(state.config)
-    made = await blocking(state.uploads, state.service.webhooks.test, owner_of(request), _id(request))
-    return JsonResponse(made, 202)
+    check_webhooks_enabled(state_of(request).config)
+    return JsonResponse(await writes(request, service_of(request).webhooks.test, owner_of(request), _id(request)), 202)
 
 
 async def deliveries(request: Request) -> Response:
     """List the deliveries of your jobs' events, newest first and page by page; an admin sees those of all callers."""
-    state = state_of(request)
     filter = DeliveryFilter(state=STATE.of(request), job_id=JOB_ID.of(request), endpoint_id=ENDPOINT.of(request))
     limit, after = LIMIT.of(request), AFTER.of(request)
-    webhooks, viewer = state.service.webhooks, viewer_of(request)
-    page, cursor = await blocking(state.reads, lambda: webhooks.deliveries(viewer, filter, limit=limit, after=after))
+    webhooks, viewer = service_of(request).webhooks, viewer_of(request)
+    page, cursor = await reads(request, lambda: webhooks.deliveries(viewer, filter, limit=limit, after=after))
     return JsonResponse(DeliveryPage(deliveries=tuple(page), next=cursor))
 
 
 async def delivery(request: Request) -> Response:
     """Read a delivery: its state, the attempts, the last status, and the time of the next attempt."""
-    state, name = state_of(request), request.path_params["delivery_id"]
-    return JsonResponse(await blocking(state.reads, state.service.webhooks.delivery, viewer_of(request), name))
+    name = request.path_params["delivery_id"]
+    return JsonResponse(await reads(request, service_of(request).webhooks.delivery, viewer_of(request), name))
 
 
 async def resend(request: Request) -> Response:
     """Send a delivery again, whatever became of it before. Its id stays the same, and all attempts begin anew."""
-    state, name = state_of(request), request.path_params["delivery_id"]
-    check_webhooks_enabled(state.config)
-    again = await blocking(state.uploads, state.service.webhooks.resend, viewer_of(request), name)
+    check_webhooks_enabled(state_of(request).config)
+    name = request.path_params["delivery_id"]
+    again = await writes(request, service_of(request).webhooks.resend, viewer_of(request), name)
     note(request, again.delivery_id)
     return JsonResponse(again, 202)
-
-
-async def _body(request: Request) -> bytes:
-    seconds = state_of(request).config.timeout_seconds
-    return await received_body(request, max_bytes=MAX_BODY_BYTES, seconds=seconds)
 
 
 async def _in_turn(request: Request, work: Callable[[], T]) -> T:
@@ -194,13 +164,7 @@ async def _in_turn(request: Request, work: Callable[[], T]) -> T:
 
 
 def _id(request: Request) -> str:
-    text: str = request.path_params["endpoint_id"]
-    try:
-        endpoint_id = str(uuid.UUID(text))
-    except ValueError:
-        raise WebhookNotFound(f"Webhook endpoint not found: {text[:64]}") from None
-    note(request, endpoint_id)
-    return endpoint_id
+    return noted_id(request, "endpoint_id", lambda text: WebhookNotFound(f"Webhook endpoint not found: {text[:64]}"))
 
 
 ENDPOINT_ID = Parameter("endpoint_id", str, "Id of the endpoint", location="path", required=True)
@@ -217,82 +181,55 @@ BEGUN = Answer(202, "The delivery, which is sent soon", {"application/json": Web
 BODY: tuple[Cause, ...] = (InvalidOption, OFF, QueueFull, StorageError, *BODY_REFUSALS)
 FOUND: tuple[Cause, ...] = (WebhookNotFound, StorageError)
 
-LIST = Operation(
+webhook_call = functools.partial(Operation, tag=TAG, scope="webhooks")
+LIST = webhook_call(
     list_all,
-    TAG,
     (Answer(200, "The endpoints", {"application/json": EndpointList}),),
     refusals=(StorageError,),
-    scope="webhooks",
     audit="webhook.read",
 )
-CREATE = Operation(
+CREATE = webhook_call(
     create,
-    TAG,
     (Answer(201, "The endpoint", {"application/json": WebhookEndpoint}, {"Location": "Path of the endpoint"}),),
     refusals=(*BODY, WebhookNotFound),
     body=JsonBody(NewEndpoint),
-    scope="webhooks",
     audit="webhook.create",
 )
-READ = Operation(read, TAG, (SHOWN,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks", audit="webhook.read")
-CHANGE = Operation(
+READ = webhook_call(read, (SHOWN,), refusals=FOUND, parameters=(ENDPOINT_ID,), audit="webhook.read")
+CHANGE = webhook_call(
     change,
-    TAG,
     (SHOWN,),
     refusals=(*BODY, WebhookNotFound),
     parameters=(ENDPOINT_ID,),
     body=JsonBody(EndpointChange),
-    scope="webhooks",
     audit="webhook.change",
 )
-DELETE = Operation(
-    delete,
-    TAG,
-    (Answer(204, "The endpoint is deleted"),),
-    refusals=FOUND,
-    parameters=(ENDPOINT_ID,),
-    scope="webhooks",
-    audit="webhook.delete",
+DELETE = webhook_call(
+    delete, (Answer(204, "The endpoint is deleted"),), refusals=FOUND, parameters=(ENDPOINT_ID,), audit="webhook.delete"
 )
-SECRET = Operation(
-    secret, TAG, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks", audit="webhook.read"
+SECRET = webhook_call(secret, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), audit="webhook.read")
+ROTATE = webhook_call(rotate, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), audit="webhook.rotate")
+OWN_SECRET = webhook_call(own_secret, (SHOWN_SECRET,), refusals=FOUND, audit="webhook.read")
+ROTATE_OWN = webhook_call(rotate_own, (SHOWN_SECRET,), refusals=FOUND, audit="webhook.rotate")
+TEST = webhook_call(
+    test, (BEGUN,), refusals=(*FOUND, InvalidOption, OFF), parameters=(ENDPOINT_ID,), audit="webhook.send"
 )
-ROTATE = Operation(
-    rotate, TAG, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), scope="webhooks", audit="webhook.rotate"
-)
-OWN_SECRET = Operation(own_secret, TAG, (SHOWN_SECRET,), refusals=FOUND, scope="webhooks", audit="webhook.read")
-ROTATE_OWN = Operation(rotate_own, TAG, (SHOWN_SECRET,), refusals=FOUND, scope="webhooks", audit="webhook.rotate")
-TEST = Operation(
-    test,
-    TAG,
-    (BEGUN,),
-    refusals=(*FOUND, InvalidOption, OFF),
-    parameters=(ENDPOINT_ID,),
-    scope="webhooks",
-    audit="webhook.send",
-)
-DELIVERIES = Operation(
+DELIVERIES = webhook_call(
     deliveries,
-    TAG,
     (Answer(200, "A page of deliveries", {"application/json": DeliveryPage}),),
     refusals=(InvalidOption, StorageError),
     parameters=(STATE, JOB_ID, ENDPOINT, LIMIT, AFTER),
-    scope="webhooks",
 )
-DELIVERY = Operation(
+DELIVERY = webhook_call(
     delivery,
-    TAG,
     (Answer(200, "The delivery", {"application/json": WebhookDelivery}),),
     refusals=(DeliveryNotFound, StorageError),
     parameters=(DELIVERY_ID,),
-    scope="webhooks",
 )
-RESEND = Operation(
+RESEND = webhook_call(
     resend,
-    TAG,
     (BEGUN,),
     refusals=(DeliveryNotFound, InvalidOption, OFF, StorageError),
     parameters=(DELIVERY_ID,),
-    scope="webhooks",
     audit="webhook.send",
 )

@@ -7,15 +7,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.requests import Request
 
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.incoming import (
-    FILE_FIELD,
-    FILE_URL_FIELD,
-    HOW_TO_SEND,
-    URL_FIELD,
-    IncomingForm,
-    invalid_form,
-    no_file,
-)
+from whisper_api.server.uploads import incoming
 from whisper_api.server.uploads.part_headers import file_name_in, parameters_of
 
 __all__ = [
@@ -37,7 +29,7 @@ RAW_TYPES = ("audio/*", "video/*", "application/octet-stream")
 RAW_PREFIXES = ("audio/", "video/", "application/octet-stream", "application/ogg")
 FILE_NAME = "filename"
 HOW_TO_SEND_RAW = (
-    f"{HOW_TO_SEND}, or as the body with a Content-Type of its own "
+    f"{incoming.HOW_TO_SEND}, or as the body with a Content-Type of its own "
     "(curl --data-binary @call.wav -H 'Content-Type: audio/wav')"
 )
 
@@ -50,7 +42,7 @@ class UrlencodedReader:
         how_to_send: advice for a client that sends a recording with this media type.
     """
 
-    def __init__(self, form: IncomingForm, how_to_send: str = HOW_TO_SEND) -> None:
+    def __init__(self, form: incoming.IncomingForm, how_to_send: str = incoming.HOW_TO_SEND) -> None:
         self._form = form
         self._limits = form.limits
         self._how_to_send = how_to_send
@@ -82,7 +74,7 @@ class UrlencodedReader:
             fields = [_field(bytes(field)) for field in self._data.split(b"&") if field]
         except UnicodeDecodeError:
             raise self._invalid("it is not UTF-8 text") from None
-        urls = [value for name, value in fields if name in (URL_FIELD, FILE_URL_FIELD)]
+        urls = [value for name, value in fields if name in (incoming.URL_FIELD, incoming.FILE_URL_FIELD)]
         if len(fields) - len(urls) > most:
             raise self._invalid(f"it has more than {most} fields")
         if not any(url.strip() for url in urls):
@@ -92,7 +84,7 @@ class UrlencodedReader:
 
     def _invalid(self, reason: str) -> Problem:
         # curl --data-binary without a Content-Type sends a recording with this media type.
-        return invalid_form(f"{reason}. {self._how_to_send}")
+        return incoming.invalid_form(f"{reason}. {self._how_to_send}")
 
 
 class RawReader:
@@ -108,7 +100,7 @@ class RawReader:
         Problem: 400, the query has too many fields.
     """
 
-    def __init__(self, request: Request, form: IncomingForm) -> None:
+    def __init__(self, request: Request, form: incoming.IncomingForm) -> None:
         query = request.query_params.multi_items()
         fields = [(name, value) for name, value in query if name != FILE_NAME]
         if len(fields) > form.limits.max_fields:
@@ -116,7 +108,7 @@ class RawReader:
         for name, value in fields:
             form.add_field(name, value)
         _, parameters = parameters_of(request.headers.get("content-disposition", ""))
-        form.begin_file(FILE_FIELD, request.query_params.get(FILE_NAME) or file_name_in(parameters) or "")
+        form.begin_file(incoming.FILE_FIELD, request.query_params.get(FILE_NAME) or file_name_in(parameters) or "")
         self._form = form
 
     def feed(self, data: bytes) -> None:
@@ -134,7 +126,7 @@ class RawReader:
             Problem: 400, the body is empty.
         """
         if not self._form.file_bytes:
-            raise no_file("the body is empty")
+            raise incoming.no_file("the body is empty")
         self._form.end_file()
 
 

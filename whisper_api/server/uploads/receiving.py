@@ -7,27 +7,22 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Executor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from whisper_api.errors import CallerLimit
+from whisper_api.errors import CallerLimit, InvalidInput
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.delivery import BodyReceive
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import blocking, owner_of, state_of
+from whisper_api.server.uploads import plain_bodies
 from whisper_api.server.uploads.incoming import HOW_TO_SEND, IncomingForm, too_large
 from whisper_api.server.uploads.json_reader import JSON_TYPE, JsonReader
 from whisper_api.server.uploads.multipart import MultipartReader, boundary_of
 from whisper_api.server.uploads.pace import Pace, pace_rules
-from whisper_api.server.uploads.plain_bodies import (
-    HOW_TO_SEND_RAW,
-    URLENCODED_TYPE,
-    RawReader,
-    UrlencodedReader,
-    is_audio,
-)
 from whisper_api.server.uploads.storing import storage_errors
 from whisper_api.server.uploads.turns import client_network
 
@@ -42,6 +37,19 @@ TURN_SECONDS = 30.0
 RETRY_SECONDS = 30.0
 # Key of an ASGI scope: marks a request that has its turn.
 TURN = "whisper_api.upload_turn"
+
+
+MAX_JSON_BYTES = 1 << 20
+
+# What an operation with a JSON body may answer because of the body.
+BODY_REFUSALS = (
+    InvalidInput,
+    CallerLimit,
+    Problem(408, "slow_sender", "The body comes too slowly"),
+    Problem(413, "body_too_large", "The body is larger than the address takes"),
+)
+
+T = TypeVar("T")
 
 
 class Reader(Protocol):
@@ -168,6 +176,40 @@ async def received_body(request: Request, *, max_bytes: int, seconds: float) -> 
     return bytes(body)
 
 
+async def received_value(request: Request, kind: type[T], *, max_bytes: int = MAX_JSON_BYTES) -> T:
+    """The value of a request's JSON body.
+
+    Args:
+        request: a request whose body was not read yet.
+        kind: type of the value.
+        max_bytes: most bytes of the body.
+
+    Raises:
+        InvalidInput: the body is not JSON, or no such value.
+        Problem, CallerLimit, ClientDisconnect: as with :func:`received_body`.
+    """
+    seconds = state_of(request).config.timeout_seconds
+    return decoded(await received_body(request, max_bytes=max_bytes, seconds=seconds), kind)
+
+
+def decoded(body: bytes, kind: type[T]) -> T:
+    """The value of a JSON body.
+
+    Args:
+        body: the whole body.
+        kind: type of the value.
+
+    Raises:
+        InvalidInput: the body is not JSON, or no such value.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except RecursionError:
+        raise InvalidInput("The body cannot be used: its JSON is nested too deep") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidInput(f"The body cannot be used: {error}") from None
+
+
 def _reader_for(request: Request, form: IncomingForm, raw: bool, json: bool) -> Reader:
     """The reader for the body's media type. Refuses a body whose ``Content-Length`` is too large for one file."""
     content_type = request.headers.get("content-type", "")
@@ -175,17 +217,17 @@ def _reader_for(request: Request, form: IncomingForm, raw: bool, json: bool) -> 
     if json and media_type == JSON_TYPE:
         return JsonReader(form)
     limits, most = form.limits, form.limits.max_file_size
-    how_to_send = HOW_TO_SEND_RAW if raw else HOW_TO_SEND
-    is_raw = raw and is_audio(media_type)
+    how_to_send = plain_bodies.HOW_TO_SEND_RAW if raw else HOW_TO_SEND
+    is_raw = raw and plain_bodies.is_audio(media_type)
     if not form.takes_many:
         form.stated_bytes = _stated_bytes(request)
         other_bytes = 0 if is_raw else limits.max_field_bytes + limits.max_other_bytes
         if form.stated_bytes > most + other_bytes:
             raise too_large(form.stated_bytes, most)
-    if media_type == URLENCODED_TYPE:
-        return UrlencodedReader(form, how_to_send)
+    if media_type == plain_bodies.URLENCODED_TYPE:
+        return plain_bodies.UrlencodedReader(form, how_to_send)
     if is_raw:
-        return RawReader(request, form)
+        return plain_bodies.RawReader(request, form)
     return MultipartReader(boundary_of(content_type, how_to_send), form)
 
 

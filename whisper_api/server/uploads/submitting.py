@@ -17,26 +17,18 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from starlette.requests import Request
 
+from whisper_api import errors
 from whisper_api.config import Config
-from whisper_api.errors import (
-    DeviceError,
-    Draining,
-    IdempotencyConflict,
-    InvalidOption,
-    ModelError,
-    QuotaExceeded,
-    WhisperApiError,
-)
 from whisper_api.jobs.service import Submission
+from whisper_api.records import made_of
 from whisper_api.schema import TranscriptionOptions
 from whisper_api.server.auditing import note
-from whisper_api.server.limits import note_quotas
 from whisper_api.server.middleware.auth import check_key
 from whisper_api.server.query import idempotency_key, status_path
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.problems import FileError, FileOutcome, Problem, problem_of
-from whisper_api.server.state import ServerState, blocking, caller_of, owner_of, state_of
-from whisper_api.server.uploads.fetch.url_uploads import check_enabled, fetch_file
+from whisper_api.server.state import ServerState, blocking, caller_of, note_quotas, owner_of, state_of
+from whisper_api.server.uploads.fetch.fetching import check_enabled, fetch_file
 from whisper_api.server.uploads.forms import UploadForm
 from whisper_api.server.uploads.incoming import MAX_FILES, IncomingFile, IncomingForm
 from whisper_api.server.uploads.known_speakers import write_recordings
@@ -53,7 +45,13 @@ __all__ = ["accept", "accept_files", "accept_waited"]
 # Number of files that one request fetches at a time, so that other requests can fetch too.
 FETCHES_AT_A_TIME = 4
 # Errors of the whole request, and not of one of its files.
-REQUEST_ERRORS = (InvalidOption, ModelError, DeviceError, Draining, IdempotencyConflict)
+REQUEST_ERRORS = (
+    errors.InvalidOption,
+    errors.ModelError,
+    errors.DeviceError,
+    errors.Draining,
+    errors.IdempotencyConflict,
+)
 
 F = TypeVar("F", bound=UploadForm)
 
@@ -145,7 +143,7 @@ async def accept_files(request: Request, read: Callable[[IncomingForm], F]) -> t
 async def _accept(request: Request, read: Callable[[IncomingForm], F], rules: UploadRules) -> _Submitter[F]:
     try:
         return await _receive_and_submit(request, read, rules)
-    except QuotaExceeded:
+    except errors.QuotaExceeded:
         await blocking(state_of(request).reads, note_quotas, request)
         raise
 
@@ -285,31 +283,25 @@ class _Submitter(Generic[F]):
             seconds = _length(self._state.config, stored, file.file_name, self.form.options)
             submission = self._submission(file, stored, seconds)
             self.jobs[file.number] = self._state.service.submit(submission, self._reservations.of(stored))
-        except (Problem, WhisperApiError) as error:
+        except (Problem, errors.WhisperApiError) as error:
             if not self._rules.takes_many or (isinstance(error, REQUEST_ERRORS) and not self.jobs):
                 raise
             file.error = error
 
     def _submission(self, file: IncomingFile, stored: StoredFile, audio_seconds: float | None) -> Submission:
         form = self.form
-        return Submission(
+        return made_of(
+            form,
+            Submission,
             job_id=self._reservations.of(stored).job_id,
             owner=self._owner,
             options=self._options,
-            output_format=form.output_format,
-            render_options=form.render_options,
-            keep_result=form.keep_result,
             file_name=file.file_name,
             audio_bytes=stored.size,
             audio_seconds=audio_seconds,
-            hf_token=form.hf_token,
-            warnings=form.warnings,
             idempotency_key=self._keys.get(file.number),
             fingerprint=file.fingerprint,
-            metadata=form.metadata,
             known_speakers=tuple(speaker.name for speaker in form.known_speakers),
-            webhook_url=form.webhook_url,
-            webhook_include_result=form.webhook_include_result,
             join=self._rules.join,
             not_to_join=self._rules.not_to_join,
         )
@@ -324,7 +316,7 @@ async def _fetch_all(
         try:
             async with turns:
                 await fetch_file(state, url, stored, caller)
-        except (Problem, WhisperApiError) as error:
+        except (Problem, errors.WhisperApiError) as error:
             if not rules.takes_many:
                 raise
             file.error = error

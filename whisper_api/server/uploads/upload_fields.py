@@ -10,22 +10,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from whisper_api import errors
 from whisper_api.coercion import help_line
 from whisper_api.config import OutputFormat
-from whisper_api.errors import (
-    AudioTooLong,
-    CallerLimit,
-    Draining,
-    ExtraMissing,
-    IdempotencyConflict,
-    InvalidAudio,
-    InvalidOption,
-    ModelUnavailable,
-    QueueFull,
-    QuotaExceeded,
-    StorageError,
-    UnknownModel,
-)
 from whisper_api.schema import RenderOptions, TranscriptionOptions
 from whisper_api.server.operations import Cause, FormField, Parameter
 from whisper_api.server.responses.problems import Problem
@@ -119,7 +106,7 @@ JOB_FIELDS = (
 )
 # Error responses of every upload.
 REFUSALS: tuple[Cause, ...] = (
-    InvalidOption,
+    errors.InvalidOption,
     Problem(400, "not_multipart", "The body is not a form"),
     Problem(400, "invalid_form", "The form cannot be read"),
     Problem(400, "invalid_query", "The query of an upload without a form has too many fields"),
@@ -132,16 +119,16 @@ REFUSALS: tuple[Cause, ...] = (
     Problem(413, "file_too_large", "The file is larger than MAX_FILE_SIZE"),
     Problem(413, "form_too_large", "A form without a file is too large"),
     Problem(413, "url_too_large", "The file at the url is larger than MAX_FILE_SIZE"),
-    InvalidAudio,
-    AudioTooLong,
-    UnknownModel,
-    ModelUnavailable,
-    ExtraMissing,
-    IdempotencyConflict,
+    errors.InvalidAudio,
+    errors.AudioTooLong,
+    errors.UnknownModel,
+    errors.ModelUnavailable,
+    errors.ExtraMissing,
+    errors.IdempotencyConflict,
     Problem(422, "url_unreachable", "The server could not fetch the file from the url"),
-    QueueFull,
-    CallerLimit,
-    QuotaExceeded,
-    Draining,
-    StorageError,
+    errors.QueueFull,
+    errors.CallerLimit,
+    errors.QuotaExceeded,
+    errors.Draining,
+    errors.StorageError,
 )

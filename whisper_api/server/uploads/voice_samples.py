@@ -10,13 +10,12 @@ from whisper_api.jobs.speakers import MAX_SAMPLES, NAME_FIELD, SAMPLES_FIELD
 from whisper_api.server.state import state_of
 from whisper_api.server.uploads.form_fields import plain_name
 from whisper_api.server.uploads.incoming import Limits, invalid_form
-from whisper_api.server.uploads.json_body import decoded
 from whisper_api.server.uploads.json_reader import JSON_TYPE
 from whisper_api.server.uploads.known_speakers import check_recording, recording_in
 from whisper_api.server.uploads.multipart import MultipartReader, boundary_of
 from whisper_api.server.uploads.pace import pace_rules
 from whisper_api.server.uploads.part_headers import shown
-from whisper_api.server.uploads.receiving import received_body
+from whisper_api.server.uploads.receiving import decoded, received_body
 
 __all__ = ["VoiceForm", "read_voice_form", "received_voice_form"]
 

@@ -19,7 +19,7 @@ from whisper_api.engine.whisper.onnx import model as whisper_onnx
 from whisper_api.engine.whisper.onnx.model import TOGETHER, OnnxAdvance, OnnxWhisper, RunningDecode
 from whisper_api.engine.whisper.onnx.search import Decoding
 from whisper_api.engine.whisper.onnx.sessions import feed_together
-from whisper_api.engine.whisper.sweep import Ct2Probe
+from whisper_api.engine.whisper.settings import Ct2Probe
 from whisper_api.engine.worker.worker import GpuWorker
 
 pytestmark = pytest.mark.models

@@ -216,7 +216,7 @@ class OnnxDecode(_OnnxOperation):
             # A fixed seed: sampling gives the same text for the same audio.
             rng=np.random.default_rng(row.speech_frames),
         )
-        decoding.advance(1)
+        decoding.accept(state.feed(*decoding.next_feed()))
         # The tag advances past the next windows of the recording: they are encoded first, then decoded with this one.
         seconds = settings.frames / FRAMES_PER_SECOND
         neighbours = 0 if row.alone else min(row.following, TOGETHER - 1)

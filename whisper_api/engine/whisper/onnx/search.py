@@ -30,7 +30,6 @@ class DecoderState(Protocol):
     @property
     def length(self) -> int:
         """Number of cache entries."""
-        ...
 
     def feed(
         self, tokens: NDArray[np.int64], positions: NDArray[np.int64], visible: NDArray[np.bool_]
@@ -45,12 +44,10 @@ class DecoderState(Protocol):
         Returns:
             Raw logits: float32, shape (rows, vocabulary), contiguous. The caller may overwrite them.
         """
-        ...
 
     @property
     def attention(self) -> NDArray[np.float32]:
         """Cross-attention probabilities of the last feed: float32, shape (alignment heads, rows, positions)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +126,6 @@ class Decoding:
         prompt: all tokens before the text.
         rules: the special tokens and the forbidden tokens.
         beam_size: number of beams at temperature 0; 1 is greedy search.
-        patience: beam search ends with ``beam_size * patience`` finished hypotheses (Kasai et al., "A Call for Clarity
-            in Beam Search", 2022).
         temperature: 0 searches for the most probable text; a higher temperature samples texts.
         best_of: number of sampled texts; the text with the best score is kept.
         max_new_tokens: largest number of tokens in the text, at least 1.
@@ -147,7 +142,6 @@ class Decoding:
         *,
         rules: TokenRules,
         beam_size: int,
-        patience: float = 1.0,
         temperature: float,
         best_of: int,
         max_new_tokens: int,
@@ -163,7 +157,7 @@ class Decoding:
         self._languages: tuple[float, ...] = ()
         self._search: _Beams | _Samples
         if temperature == 0 and beam_size > 1:
-            self._search = _Beams(rules.eot, max_new_tokens, beam_size, patience)
+            self._search = _Beams(rules.eot, max_new_tokens, beam_size)
         else:
             count = best_of if temperature > 0 else 1
             self._search = _Samples(rules.eot, max_new_tokens, count, temperature, rng)
@@ -176,18 +170,6 @@ class Decoding:
         self._visible: NDArray[np.bool_] | None = None
         # The same for the feed that next_feed() returned last.
         self._feeding = np.zeros((0, 0), np.bool_)
-
-    def advance(self, steps: int) -> bool:
-        """Run at most so many steps of the decoder; the prompt counts as one step.
-
-        Returns:
-            Whether the decoding is finished.
-        """
-        for _ in range(steps):
-            if self.finished:
-                break
-            self.accept(self._state.feed(*self.next_feed()))
-        return self.finished
 
     def next_feed(self) -> Feed:
         """The arguments of the next :meth:`DecoderState.feed`. The decoding must not be finished."""
@@ -254,15 +236,14 @@ class _Beams:
     """CTranslate2's beam search.
 
     Each step takes twice as many candidates as beams. A candidate of the best half with an end of text is finished, and
-    the best unfinished candidate of the other half replaces it. The search ends with ``beam_size * patience`` finished
-    texts, or at the last step, where all candidates of the best half count as finished.
+    the best unfinished candidate of the other half replaces it. The search ends with as many finished texts
+    as beams, or at the last step, where all candidates of the best half count as finished.
     """
 
-    def __init__(self, eot: int, max_new_tokens: int, beam_size: int, patience: float) -> None:
+    def __init__(self, eot: int, max_new_tokens: int, beam_size: int) -> None:
         self._eot = eot
         self._steps_left = max_new_tokens
         self._beam_size = beam_size
-        self._enough = math.floor(beam_size * patience + 0.5)
         self._texts: list[_Text] = [((), ())]
         self._scores: NDArray[np.float64] = np.zeros(1)
         self._picker: TokenPicker | None = None
@@ -290,7 +271,7 @@ class _Beams:
                 kept.append(next(replacements, index))
             else:
                 kept.append(index)
-        if last or len(self.finished) >= self._enough:
+        if last or len(self.finished) >= self._beam_size:
             return [], []
         self._texts = [self._extended(rows[index], (tokens[index],), scores[index]) for index in kept]
         self._scores = scores[kept]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from whisper_api.engine.audio.decode import decode
-from whisper_api.engine.audio.telephone import is_over_telephone, telephone_band
+from whisper_api.engine.diarize.embed_speaker import is_over_telephone, telephone_band
 
 RATE = 16_000
 

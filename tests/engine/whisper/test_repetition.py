@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whisper_api.engine.audio.decode import decode
-from whisper_api.engine.audio.repetition import repetition_period
+from whisper_api.engine.whisper.window_decoder import repetition_period
 
 RATE = 16_000
 Floats = np.ndarray[Any, np.dtype[np.float32]]

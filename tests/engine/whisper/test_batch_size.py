@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from whisper_api.engine.worker.batch_size import SIZES, choose_batch_size
+from whisper_api.engine.whisper.settings import SIZES, choose_batch_size
 
 
 class Device:
