@@ -44,9 +44,9 @@ from whisper_api.schema import Turn
 
 # Fields of the clustering's options, then constants of the module activity. Each first value is the one in use.
 SETTINGS: dict[str, tuple[Any, ...]] = {
-    "max_gap": (0.115, 0.08, 0.1, 0.11, 0.12, 0.13),
+    "max_gap": (0.115, 0.09, 0.1, 0.12, 0.13),
     "small_gap": (2.0, 1.0, 1.5, 2.5, 3.0),
-    "initial_distance": (0.38, 0.3, 0.35, 0.4, 0.45),
+    "initial_distance": (0.45, 0.35, 0.4, 0.5),
     "min_seconds": (1.0, 0.8, 0.9, 1.1, 1.2),
     "duplicate_similarity": (0.9, 0.85, 0.95),
     "min_spans": (4, 3, 5, 6),

@@ -271,7 +271,7 @@ def _embedding_adapter(path: Path) -> Any:
                         x = network.features(signal[None])
                         x = x - x.mean(dim=2, keepdim=True)
                         count = -(-x.shape[2] // network.stride)
-                        x = network.trunk(x, torch.full((1, count), 1 / count))
+                        x = network.trunk(x, np.zeros(count, dtype=np.int64))
                         found[row] = network.pool(x[0].T, [np.arange(count)], torch.float32)[0].numpy()
             return found
 

@@ -77,6 +77,26 @@ def test_spans_are_of_one_speaker_alone_and_lie_in_the_recording() -> None:
         assert len(set().union(*whose)) <= 1
 
 
+def test_a_stretch_has_one_speaker_and_ends_at_a_pause() -> None:
+    talk = [(0.5, 4.0, 0), (4.0, 5.2, 1), (5.3, 8.0, 1), (8.5, 11.0, 1), (10.0, 14.0, 0), (14.2, 15.5, 2)]
+    numbers = recording(16, talk).stretches()
+    assert len(numbers) == 1601
+    # The order of local speakers differs between windows, and stretches reach over several.
+    alone = [(0.5, 4.0), (4.0, 8.0), (8.5, 10.0), (11.0, 14.0), (14.2, 15.5)]
+    for number, (begin, end) in enumerate(alone):
+        assert set(numbers[round(begin * 100) + 5 : round(end * 100) - 5]) == {number}
+    # Silence and overlap belong to what is nearest.
+    assert set(numbers[:45]) == {0}
+    assert set(numbers[1560:]) == {4}
+    assert list(np.unique(numbers[805:845])) == [1, 2]
+    assert list(np.unique(numbers[1005:1095])) == [2, 3]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 6.0])
+def test_silence_is_one_stretch(seconds: float) -> None:
+    assert recording(seconds, []).stretches().tolist() == [0] * (1 + round(seconds * 100))
+
+
 def test_every_long_stretch_of_one_speaker_has_spans() -> None:
     spans = recording(16, TALK).spans(2.0, 0.5, 0.3)
     covered = np.zeros(1601, dtype=bool)

@@ -28,12 +28,16 @@ def call(sample_call: Path) -> Floats:
         return np.asarray(np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768, dtype=np.float32)
 
 
-def embedding(model: Any, sound: Floats, *spans: npt.NDArray[np.int64], **options: Any) -> Floats:
+def features_mean(sound: Floats) -> Floats:
     import torch
 
-    mean = features(torch.from_numpy(sound)[None])[0].mean(dim=1).numpy()
-    ones = np.ones(1 + len(sound) // 160, dtype=np.float32)
-    return embed(model, sound, mean, ones, spans or (np.arange(len(ones)),), **options)
+    return np.asarray(features(torch.from_numpy(sound)[None])[0].mean(dim=1).numpy(), dtype=np.float32)
+
+
+def embedding(model: Any, sound: Floats, *spans: npt.NDArray[np.int64], **options: Any) -> Floats:
+    mean = features_mean(sound)
+    one = np.zeros(1 + len(sound) // 160, dtype=np.int64)
+    return embed(model, sound, mean, one, spans or (np.arange(len(one)),), **options)
 
 
 def test_the_features_are_kaldis(call: Floats) -> None:
@@ -57,6 +61,46 @@ def test_spans_do_not_depend_on_each_other(model: Any, call: Floats) -> None:
     assert embedding(model, sound, one)[0] == pytest.approx(together[0], abs=1e-5)
     assert embedding(model, sound, other)[0] == pytest.approx(together[1], abs=1e-5)
     assert np.linalg.norm(together, axis=1) == pytest.approx([1, 1], abs=1e-5)
+
+
+@pytest.mark.models
+def test_a_stretch_does_not_depend_on_what_is_beside_it(model: Any, call: Floats) -> None:
+    # 10 s of two speakers. The stretches touch one another, are longer than a segment, and begin at odd frames.
+    sound, mean = call[12 * 16_000 : 22 * 16_000], np.full(80, -8.0, dtype=np.float32)
+    borders = (0, 41, 105, 311, 700, 1001)
+    stretches = np.repeat(np.arange(5), np.diff(borders))
+    spans = [np.arange(borders[number] + 4, borders[number + 1] - 4) for number in (1, 2, 3)]
+    found = embed(model, sound, mean, stretches, spans)
+    for number, span, vector in zip((1, 2, 3), spans, found, strict=True):
+        # Other sound before and after it; features reach over 25 ms.
+        other = call[: len(sound)].copy()
+        kept = slice((borders[number] - 3) * 160, (borders[number + 1] + 3) * 160)
+        other[kept] = sound[kept]
+        assert embed(model, other, mean, stretches, [span])[0] == pytest.approx(vector, abs=1e-4)
+        one_stretch = np.zeros_like(stretches)
+        together = [embed(model, each, mean, one_stretch, [span])[0] for each in (sound, other)]
+        assert float(together[0] @ together[1]) < 0.99
+
+
+@pytest.mark.models
+def test_a_short_answer_in_a_stretch_of_its_own_resembles_its_speaker_more(model: Any, call: Floats) -> None:
+    # The reference gives these seconds to one speaker each.
+    one, other = call[22 * 16_000 : 27 * 16_000], call[round(18.7 * 16_000) : round(21.3 * 16_000)]
+    mean = features_mean(call[6 * 16_000 :])
+    voices = [
+        embed(model, voice, mean, np.zeros(1 + len(voice) // 160, np.int64), [np.arange(len(voice) // 160)])[0]
+        for voice in (one, other)
+    ]
+    stretches = np.repeat([0, 1, 2], [500, 70, 501])
+    margins = []
+    for begin in (11.0, 11.9, 12.7, 13.4):
+        sound = np.concatenate([one, call[round(begin * 16_000) :][: 70 * 160], one])
+        for given in (stretches, np.zeros_like(stretches)):
+            vector = embed(model, sound, mean, given, [np.arange(500, 570)])[0]
+            margins.append(float(vector @ voices[1] - vector @ voices[0]))
+    alone, amid = np.mean(margins[::2]), np.mean(margins[1::2])
+    assert min(margins[::2]) > 0
+    assert alone > amid + 0.02
 
 
 @pytest.mark.models

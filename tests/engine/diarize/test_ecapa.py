@@ -38,8 +38,8 @@ def energies(sound: Floats) -> Floats:
 
 def embedding(model: Any, sound: Floats, *spans: npt.NDArray[np.int64], **options: Any) -> Floats:
     mean = energies(sound)
-    ones = np.ones(mean.shape[1], dtype=np.float32)
-    return embed(model, sound, mean.mean(axis=1), ones, spans or (np.arange(len(ones)),), **options)
+    one = np.zeros(mean.shape[1], dtype=np.int64)
+    return embed(model, sound, mean.mean(axis=1), one, spans or (np.arange(len(one)),), **options)
 
 
 def test_features_are_those_of_the_toolkit_that_trained_it(sound: Floats) -> None:

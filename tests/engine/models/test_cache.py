@@ -427,7 +427,7 @@ def use_embedding(model: Any) -> object:
 
     sound = floats(np.random.default_rng(0).normal(0, 0.1, 32_000))
     frames: list[NDArray[np.int64]] = [np.arange(200, dtype=np.int64)]
-    value = (sound, floats(np.zeros(80)), floats(np.ones(201)), frames)
+    value = (sound, floats(np.zeros(80)), np.zeros(201, dtype=np.int64), frames)
     return EmbedSpans(model, "cpu", half_precision=False).run([value])[0].shape
 
 

@@ -181,8 +181,8 @@ def _embed(
     if len(embeddings) == 0:
         return embeddings, of_moments[:0]
     operation = EmbedSpans(model, ctx.device.torch_name, embedding_dtype(ctx.device) != "float32")
-    speech = activity.speech_features()
-    inputs = _embedding_inputs(audio, speech, _feature_mean(audio, speech, model), spans, moments)
+    mean = _feature_mean(audio, activity.speech_features(), model)
+    inputs = _embedding_inputs(audio, activity.stretches(), mean, spans, moments)
     done, moments_done = 0, 0
     chunk_of, chunk_of_moment = _chunks(spans), _chunks(moments)
     chunks = np.union1d(chunk_of, chunk_of_moment)
@@ -218,19 +218,20 @@ def _chunks(spans: SpeakerSpans) -> npt.NDArray[np.int64]:
 
 
 def _embedding_inputs(
-    audio: Floats, speech: Floats, mean: Floats, spans: SpeakerSpans, moments: SpeakerSpans
-) -> Iterator[tuple[Floats, Floats, Floats, list[npt.NDArray[np.int64]]]]:
+    audio: Floats, stretches: npt.NDArray[np.int64], mean: Floats, spans: SpeakerSpans, moments: SpeakerSpans
+) -> Iterator[tuple[Floats, Floats, npt.NDArray[np.int64], list[npt.NDArray[np.int64]]]]:
     """Inputs of :class:`EmbedSpans`: for each chunk of audio the spans that lie in it, then the moments."""
     chunk, margin = round(CHUNK * 100), round(MARGIN * 100)
     parts = [(each, _chunks(each)) for each in (spans, moments)]
     for number in np.union1d(parts[0][1], parts[1][1]):
         first = max(0, int(number) * chunk - margin)
-        last = min(len(speech), int(number + 1) * chunk + margin)
+        last = min(len(stretches), int(number + 1) * chunk + margin)
         members = [
             part.frames_of(int(index)) - first for part, chunks in parts for index in np.flatnonzero(chunks == number)
         ]
         members = [frames[frames < last - first] for frames in members]
-        context = speech[first:last].copy()
+        # A voice is embedded in the context of itself: of the spans, without pauses and overlap.
+        context = np.full(last - first, -1, dtype=np.int64)
         for frames in members:
-            context[frames] = 1.0
+            context[frames] = stretches[first + frames]
         yield audio[first * HOP : (last - 1) * HOP], mean, context, members

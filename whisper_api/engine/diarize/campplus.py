@@ -6,7 +6,9 @@ network, then a densely connected TDNN whose layers are masked by the context of
 reads the weights that 3D-Speaker publishes as speech_campplus_sv_zh_en_16k-common_advanced.
 
 The trunk runs once over a chunk of audio with many short spans. Only the statistics pooling runs for each span, over
-the frames of the span.
+the frames of the span. Each stretch of one speaker is embedded by itself, as the network was trained: it has masks of
+its own, and convolutions do not reach from one stretch into another. Otherwise a short answer resembles the voices
+around it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = ["CampplusSource", "features", "load_campplus"]
 
+Floats = npt.NDArray[np.float32]
+
 _WINDOW = 400
 _FFT = 512
 _MELS = 80
 _GROWTH = 32
 _SEGMENT = 100
+# Frames of the trunk's output between two stretches: the first layers reach six of them far.
+_GAP = 6
 
 
 @cache
@@ -97,6 +103,53 @@ class CampplusSource(CheckpointSource):
         return load_campplus(path)
 
 
+class _Layout(NamedTuple):
+    """Where the stretches of a chunk lie, one after the other with gaps, in frames of the trunk's output.
+
+    Attributes:
+        frames: (kept,) numbers of the chunk's frames that belong to a stretch.
+        places: (kept,) where these frames lie.
+        inside: (places,) 1 for frames of stretches, 0 for gaps.
+        context: (places, segments) weights of the mean over each segment plus the mean over its stretch.
+        segments: (places,) number of the segment.
+    """
+
+    frames: torch.Tensor
+    places: torch.Tensor
+    inside: torch.Tensor
+    context: torch.Tensor
+    segments: torch.Tensor
+
+
+def _layout(stretches: npt.NDArray[np.int64], device: torch.device) -> _Layout:
+    """Lay out stretches, cut into segments.
+
+    Args:
+        stretches: number of the stretch of each frame; -1 for none.
+        device: of the tensors.
+    """
+    import torch
+
+    frames = [np.flatnonzero(stretches == number) for number in np.unique(stretches[stretches >= 0])]
+    lengths = np.array([len(each) for each in frames])
+    begins = np.cumsum(lengths + _GAP) - lengths - _GAP
+    total = int(begins[-1] + lengths[-1])
+    inside = np.zeros(total, dtype=np.float32)
+    segments = np.zeros(total, dtype=np.int64)
+    columns: list[Floats] = []
+    for begin, end in zip(begins.tolist(), (begins + lengths).tolist(), strict=True):
+        inside[begin:end] = 1
+        for first in range(begin, end, _SEGMENT):
+            last = min(end, first + _SEGMENT)
+            segments[first:last] = len(columns)
+            column = np.zeros(total, dtype=np.float32)
+            column[begin:end] = 1 / (end - begin)
+            column[first:last] += 1 / (last - first)
+            columns.append(column)
+    arrays = (np.concatenate(frames), np.flatnonzero(inside), inside, np.stack(columns, axis=1), segments)
+    return _Layout(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
 def _network() -> torch.nn.Module:
     import torch
     from torch import nn
@@ -130,7 +183,7 @@ def _network() -> torch.nn.Module:
             return functional.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
     class Masked(nn.Module):
-        """A convolution over time whose output is weighed by the means of the whole and of the segment."""
+        """A convolution over time whose output is weighed by the means of the stretch and of the segment."""
 
         def __init__(self, dilation: int) -> None:
             super().__init__()
@@ -138,11 +191,9 @@ def _network() -> torch.nn.Module:
             self.linear1 = nn.Conv1d(128, 64, 1)
             self.linear2 = nn.Conv1d(64, _GROWTH, 1)
 
-        def forward(self, x: torch.Tensor, weight: torch.Tensor) -> Any:
-            mean = (x @ weight.unsqueeze(2)).to(x.dtype)
-            context = mean + functional.avg_pool1d(x, _SEGMENT, _SEGMENT, ceil_mode=True)
-            mask = self.linear2(functional.relu(self.linear1(context))).sigmoid()
-            return self.linear_local(x) * mask.repeat_interleave(_SEGMENT, dim=2)[..., : x.shape[2]]
+        def forward(self, x: torch.Tensor, layout: _Layout) -> Any:
+            mask = self.linear2(functional.relu(self.linear1(x @ layout.context))).sigmoid()
+            return self.linear_local(x * layout.inside.to(x.dtype)) * mask[..., layout.segments]
 
     class DenseLayer(nn.Module):
         def __init__(self, inputs: int, dilation: int) -> None:
@@ -152,8 +203,8 @@ def _network() -> torch.nn.Module:
             self.nonlinear2 = norm(128)
             self.cam_layer = Masked(dilation)
 
-        def forward(self, x: torch.Tensor, weight: torch.Tensor) -> Any:
-            return self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))), weight)
+        def forward(self, x: torch.Tensor, layout: _Layout) -> Any:
+            return self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))), layout)
 
     class DenseBlock(nn.ModuleDict):
         """Layers that each read the outputs of all layers before."""
@@ -161,9 +212,9 @@ def _network() -> torch.nn.Module:
         def __init__(self, layers: int, inputs: int, dilation: int) -> None:
             super().__init__({f"tdnnd{i + 1}": DenseLayer(inputs + i * _GROWTH, dilation) for i in range(layers)})
 
-        def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor, layout: _Layout) -> torch.Tensor:
             for layer in self.values():
-                x = torch.cat([x, layer(x, weight)], dim=1)
+                x = torch.cat([x, layer(x, layout)], dim=1)
             return x
 
     class Campplus(nn.Module):
@@ -201,14 +252,21 @@ def _network() -> torch.nn.Module:
         def features(self, waveforms: torch.Tensor) -> torch.Tensor:
             return features(waveforms)
 
-        def trunk(self, x: torch.Tensor, weight: torch.Tensor) -> Any:
-            """Features (1, 80, frames) to (1, 512, frames / 2); ``weight`` (1, frames / 2) of the context sums to 1."""
+        def trunk(self, x: torch.Tensor, stretches: npt.NDArray[np.int64]) -> Any:
+            """Features (1, 80, frames) to (1, 512, frames / 2), 0 for frames that are in no stretch."""
             net = self.xvector
-            x = net.tdnn(self.head(x.unsqueeze(1)))
-            x = net.transit1(net.block1(x, weight))
-            x = net.transit2(net.block2(x, weight))
-            x = net.transit3(net.block3(x, weight))
-            return net.out_nonlinear(x)
+            layout = _layout(stretches, x.device)
+            x = functional.pad(x, (0, 2 * len(stretches) - x.shape[2]))
+            # The gaps between the stretches are 0 in the features and before each convolution of the blocks.
+            packed = x.new_zeros(1, x.shape[1], len(layout.segments), 2)
+            packed[:, :, layout.places] = x.reshape(1, x.shape[1], -1, 2)[:, :, layout.frames]
+            y = net.tdnn(self.head(packed.flatten(2).unsqueeze(1)))
+            y = net.transit1(net.block1(y, layout))
+            y = net.transit2(net.block2(y, layout))
+            y = net.out_nonlinear(net.transit3(net.block3(y, layout)))
+            found = y.new_zeros(1, y.shape[1], len(stretches))
+            found[..., layout.frames] = y[..., layout.places]
+            return found
 
         def pool(self, x: torch.Tensor, spans: Sequence[npt.NDArray[np.int64]], dtype: torch.dtype) -> Any:
             """Output of the trunk (frames, 512) and frame numbers of the spans to embeddings (spans, 192).

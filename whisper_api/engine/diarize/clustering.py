@@ -40,7 +40,7 @@ class ClusteringOptions:
 
     max_gap: float = 0.115
     small_gap: float = 2.0
-    initial_distance: float = 0.38
+    initial_distance: float = 0.45
     min_seconds: float = 1.0
     min_separation: float = 2.0
     duplicate_similarity: float = 0.9

@@ -177,8 +177,10 @@ def _network() -> torch.nn.Module:
         def features(self, waveforms: torch.Tensor) -> torch.Tensor:
             return features(waveforms)
 
-        def trunk(self, x: torch.Tensor, weight: torch.Tensor) -> Any:
-            """Features (1, 80, frames) to (1, 3072, frames); ``weight`` (1, frames) of the context sums to 1."""
+        def trunk(self, x: torch.Tensor, stretches: npt.NDArray[np.int64]) -> Any:
+            """Features (1, 80, frames) to (1, 3072, frames); the context is all stretches together."""
+            inside = (stretches >= 0).astype(np.float32)
+            weight = torch.from_numpy(inside / inside.sum()).to(x.device)[None]
             x = self.first(x)
             outputs = []
             for block in self.blocks.values():

@@ -40,8 +40,11 @@ class EmbeddingNetwork(Protocol):
     def features(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Shape (windows, samples) to (windows, 80, 1 + samples // 160)."""
 
-    def trunk(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Features (1, 80, frames) to (1, channels, frames / stride); ``weight``, of the output's frames, sums to 1."""
+    def trunk(self, x: torch.Tensor, stretches: Frames) -> torch.Tensor:
+        """Features (1, 80, frames) to (1, channels, frames / stride).
+
+        ``stretches`` has the number of the stretch that each frame of the output belongs to; -1 for no context.
+        """
 
     def pool(self, x: torch.Tensor, spans: Sequence[Frames], dtype: torch.dtype) -> torch.Tensor:
         """Output of the trunk (frames, channels) and frame numbers of the spans to embeddings (spans, 192)."""
@@ -51,7 +54,7 @@ def embed(
     model: EmbeddingNetwork,
     waveform: Floats,
     mean: Floats,
-    speech: Floats,
+    stretches: Frames,
     spans: Sequence[Frames],
     *,
     half_precision: bool = False,
@@ -63,7 +66,8 @@ def embed(
         waveform: shape (samples,), 16 kHz, from -1 to 1.
         mean: shape (80,), mean of the features over the speech of the whole recording. It is subtracted, so that all
             chunks are normalized alike.
-        speech: shape (frames,), weight of each feature frame as context; at least one is above 0.
+        stretches: shape (frames,), number of the stretch of one speaker that each feature frame belongs to; -1 for the
+            frames that are no context. At least one frame is.
         spans: for each span the numbers of its feature frames, at least one.
         half_precision: run the trunk and the attention in bfloat16, or float16 where the device has no bfloat16.
 
@@ -74,14 +78,13 @@ def embed(
 
     device = next(model.parameters()).device
     half = torch.bfloat16 if device.type == "cpu" or torch.cuda.is_bf16_supported(False) else torch.float16
-    # A frame of the trunk's output counts as speech when any of its feature frames does.
-    starts = np.arange(0, len(speech), model.stride)
+    # A frame of the trunk's output belongs to a stretch when any of its feature frames does.
+    starts = np.arange(0, len(stretches), model.stride)
     with torch.inference_mode():
         x = model.features(COPIES.tensor(waveform, str(device))[None])
         x = x - torch.from_numpy(mean).to(device)[None, :, None]
-        weight = torch.from_numpy(np.maximum.reduceat(speech, starts)).to(device)[None]
         with torch.autocast(device.type, half, enabled=half_precision):
-            x = model.trunk(x, weight / weight.sum())
+            x = model.trunk(x, np.maximum.reduceat(stretches, starts))
         frames = [np.unique(span // model.stride) for span in spans]
         vectors = model.pool(x[0].float().T.contiguous(), frames, half if half_precision else torch.float32)
         embeddings: Floats = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
@@ -108,5 +111,5 @@ class EmbedSpans:
         """Key under which the worker keeps the batch size that fits the memory."""
         return ("speaker embedding", type(self.model).__name__, self.device)
 
-    def run(self, inputs: Sequence[tuple[Floats, Floats, Floats, list[Frames]]]) -> Sequence[Floats]:
+    def run(self, inputs: Sequence[tuple[Floats, Floats, Frames, list[Frames]]]) -> Sequence[Floats]:
         return [embed(self.model, *value, half_precision=self.half_precision) for value in inputs]
