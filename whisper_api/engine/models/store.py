@@ -32,9 +32,6 @@ from whisper_api.engine.models.files import (
     MANIFEST,
     LocalModel,
     Manifest,
-    Verification,
-    check_files,
-    damage,
     damaged_files,
     directory_requirements,
     locate,
@@ -48,6 +45,7 @@ from whisper_api.engine.models.hub import hub_is_offline
 from whisper_api.engine.models.index import unpack
 from whisper_api.engine.models.names import near_names
 from whisper_api.engine.models.sources import Fetched, fetch_from, needs_no_network
+from whisper_api.engine.models.verification import Verification, check_files, damage
 from whisper_api.engine.models.waits import Busy, DownloadWatch, Report, locked, once, watched
 from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
 
