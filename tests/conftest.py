@@ -17,6 +17,7 @@ import threading
 import warnings
 import wave
 from collections.abc import Callable, Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +39,10 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 
 # Temporary files of a run are in memory, in a folder of its own with this name in front, where so many bytes are free.
+# The name is short, since the sockets of Ray lie deep in the folder, and their paths have at most 107 characters.
 IN_MEMORY = Path("/dev/shm")
 ROOM_IN_MEMORY = 12 << 30
-RUN = "whisper-api-tests-"
+RUN = "wapi-tests-"
 # The folders and files that take longest, longest first: the other processes work through the short ones meanwhile.
 LONG = (
     *SHARED,
@@ -117,7 +119,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Remove the folder of this run unless a test failed: what the test wrote stays to be read until the next run."""
     folder = Path(tempfile.gettempdir())
     if not hasattr(session.config, "workerinput") and folder.name.startswith(RUN) and exitstatus == 0:
-        shutil.rmtree(folder, ignore_errors=True)
+        # Only after multiprocessing has removed its own folder there, which has a priority of -100.
+        Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
 import wave
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -228,3 +229,10 @@ def two_tracks(hello: bytes) -> bytes:
             output.mux(stream.encode(frame))
             output.mux(stream.encode(None))
     return file.getvalue()
+
+
+@pytest.fixture
+def notify_socket() -> Iterator[str]:
+    """The path of a socket for sd_notify(3). It has at most 107 characters, which a test's own folder may exceed."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield f"{folder}/notify"

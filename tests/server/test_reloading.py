@@ -201,18 +201,17 @@ class Certificates:
 
 @on_a_loop
 async def test_systemd_hears_of_a_reload_and_a_failed_one_changes_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    notify_socket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    address = str(tmp_path / "notify")
     loads: list[Callable[[], Loaded]] = [lambda: Loaded(Config(max_queued_jobs=5), {}, (), None), _fail]
     live, connections, reload = LiveConfig(Config()), Certificates(ssl.SSLError("no certificate")), Asked()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(address)
+        sock.bind(notify_socket)
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         # A signal before the loop runs counts.
         reload.ask()
-        supervisor = Supervisor({"NOTIFY_SOCKET": address})
+        supervisor = Supervisor({"NOTIFY_SOCKET": notify_socket})
         parts: Any = [connections]
         task = asyncio.create_task(reload_when_asked(reload, lambda: loads.pop(0)(), live, supervisor, parts))
         for _ in range(2):

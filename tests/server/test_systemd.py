@@ -31,10 +31,11 @@ def manager(address: str) -> socket.socket:
     return sock
 
 
-def test_a_server_reports_that_it_is_ready_that_it_lives_and_that_it_stops(start_server: Start, tmp_path: Path) -> None:
-    address = str(tmp_path / "notify")
-    with manager(address) as sock:
-        environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}
+def test_a_server_reports_that_it_is_ready_that_it_lives_and_that_it_stops(
+    start_server: Start, notify_socket: str
+) -> None:
+    with manager(notify_socket) as sock:
+        environment = {"NOTIFY_SOCKET": notify_socket, "WATCHDOG_USEC": "200000"}
         server = start_server({"PRELOAD_MODELS": False}, environment=environment)
         assert [sock.recv(100) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
         server.stop()
@@ -42,10 +43,9 @@ def test_a_server_reports_that_it_is_ready_that_it_lives_and_that_it_stops(start
 
 
 @on_a_loop
-async def test_signs_of_life_do_not_wait_for_their_reader_and_end_with_the_server(tmp_path: Path) -> None:
-    address = str(tmp_path / "notify")
-    with manager(address) as sock:
-        with Supervisor({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "2000"}).watched():
+async def test_signs_of_life_do_not_wait_for_their_reader_and_end_with_the_server(notify_socket: str) -> None:
+    with manager(notify_socket) as sock:
+        with Supervisor({"NOTIFY_SOCKET": notify_socket, "WATCHDOG_USEC": "2000"}).watched():
             await asyncio.sleep(0.05)
         await asyncio.sleep(0)
         sock.setblocking(False)
