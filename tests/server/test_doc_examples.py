@@ -71,7 +71,9 @@ def has_made_a_table(names: Names, printed: str) -> None:
 
 
 def has_named_the_speaker(names: Names, printed: str) -> None:
-    assert names["found"].speakers == ("Ada", "SPEAKER_01")
+    # Six seconds after the beginning she says "This is Diane in New Jersey".
+    assert [turn.speaker for turn in names["found"].turns if turn.start < 6 < turn.end] == ["Ada"]
+    assert len(names["found"].speakers) == 2
     assert names["found"].speaker_scores["Ada"] > CAMPPLUS.same_person
     assert "SPEAKER audio 1 " in printed
 
