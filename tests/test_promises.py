@@ -223,7 +223,7 @@ PROMISES = (
         lambda: (constant("cli", "EXIT_DEVICE_LOST"),),
         tests=("test_a_gpu_that_fails_ends_the_process_with_a_code_of_its_own_and_its_job_runs_in_the_next",),
     ),
-    Promise(r"docs/development", r"in 4 processes", tests=("test_the_script_runs_the_tests_in_four_processes",)),
+    Promise(r"docs/development", r"in 3 processes", tests=("test_the_script_runs_the_tests_in_three_processes",)),
     # Statuses of HTTP
     Promise(r"docs/", r"\b[245]\d\d\b(?! bytes)", tests=("test_every_status_in_the_documents_is_one_of_the_api",)),
     Promise(
@@ -799,8 +799,8 @@ def test_an_installation_fits_the_disk_as_promised() -> None:
     assert 1e9 < sum(file.size or 0 for file in files) < 9e9
 
 
-def test_the_script_runs_the_tests_in_four_processes() -> None:
-    assert "${TEST_WORKERS:-4}" in (ROOT / "scripts" / "test").read_text(encoding="utf-8")
+def test_the_script_runs_the_tests_in_three_processes() -> None:
+    assert "${TEST_WORKERS:-3}" in (ROOT / "scripts" / "test").read_text(encoding="utf-8")
 
 
 def test_the_wait_for_a_download_ends_as_promised() -> None:
