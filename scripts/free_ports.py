@@ -11,13 +11,13 @@ __all__ = ["free_port"]
 
 # Systems give connections ports from 32768 (Linux) or 49152 on: one of those may be taken before a server listens.
 PORTS = range(10_000, 32_000)
-# Descriptors that hold the names of the ports that this process has given out. No other process that asks here gets one
-# of them until this one has ended, whether a server listens by then or not.
+# Descriptors that hold the names of the ports that this process has given out. Until this process ends, free_port()
+# returns none of them to another process, whether a server listens by then or not.
 _names: list[int] = []
 
 
 def free_port() -> int:
-    """A TCP port of this machine that is free, and that nobody else who asks here gets while this process runs."""
+    """Find a free TCP port of this machine. No other caller of this function gets the port while this process runs."""
     chance = random.SystemRandom()
     while True:
         port = chance.choice(PORTS)

@@ -117,7 +117,7 @@ def _run(
 
 
 def _end_with_tests() -> None:
-    """End this process with that of the tests. The one that forked it stays as long as it has such children."""
+    """Wait for the end of the process of the tests, and then end this process."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

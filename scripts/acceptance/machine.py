@@ -86,7 +86,7 @@ def _architectures() -> tuple[list[int], list[int]]:
     with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at = data.find(FAT_BINARY)
         while at >= 0:
-            # A header with its own size and that of the entries, each of which has such a header too.
+            # The header states its own size and the size of all entries together. Each entry begins with a header, too.
             header, size = struct.unpack_from("<HQ", data, at + 6)
             entry, end = at + header, at + header + size
             while entry + ENTRY_BYTES <= min(end, len(data)):

@@ -102,7 +102,7 @@ def _greet(address: str) -> None:
     """Ask the head whether it lets this process in, since Ray's own start tells it only after a minute.
 
     Raises:
-        PermissionError: the token is not that of the cluster.
+        PermissionError: the head refuses this process's token.
     """
     from ray._private.services import GcsClient
     from ray.exceptions import AuthenticationError

@@ -65,7 +65,7 @@ def test_spans_do_not_depend_on_each_other(model: Any, call: Floats) -> None:
 
 @pytest.mark.models
 def test_a_stretch_does_not_depend_on_what_is_beside_it(model: Any, call: Floats) -> None:
-    # 10 s of two speakers. The stretches touch one another, are longer than a segment, and begin at odd frames.
+    # 10 s of two speakers. The stretches touch, two are longer than a segment, and three begin at odd frames.
     sound, mean = call[12 * 16_000 : 22 * 16_000], np.full(80, -8.0, dtype=np.float32)
     borders = (0, 41, 105, 311, 700, 1001)
     stretches = np.repeat(np.arange(5), np.diff(borders))
