@@ -61,7 +61,8 @@ def test_a_job_that_ends_its_engine_is_tried_again_and_at_last_fails(loopback: L
         assert "2 times while this job ran" in (failed.error or "")
         assert ended(service, innocent).status == "Completed"
         assert attempts(service, innocent) == 0
-        assert service.health().ready
+        # Both engines may have ended with these jobs; others take their places.
+        until(lambda: service.health().ready, "an engine runs")
 
 
 def test_jobs_of_a_lost_machine_run_on_another_and_its_place_is_filled(loopback: Loopback, tmp_path: Path) -> None:
