@@ -103,8 +103,8 @@ def service(folder: Path, address: str, engines: int) -> Iterator[Any]:
 
 def submit(jobs: Any, seconds: float) -> str:
     """Submit a job of this length, whose upload is small."""
-    from whisper_api.jobs.service import Submission
-    from whisper_api.schema import TranscriptionOptions
+    from whisper_api.jobs.admission import Submission
+    from whisper_api.options import TranscriptionOptions
 
     with jobs.reserve("") as place:
         place.directory.mkdir(mode=0o700, parents=True)

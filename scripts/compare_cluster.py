@@ -62,7 +62,7 @@ def outcome(executor: Any, audio: Path, options: Any, **fields: Any) -> Outcome:
         fields: further fields of the job.
     """
     from whisper_api.schema import Progress
-    from whisper_api.store.jobs import Job
+    from whisper_api.store.rows import Job
 
     job = Job(
         job_id="a",
@@ -125,7 +125,7 @@ def compared(folder: Path, files: Sequence[Path], model: str, models_dir: Path) 
     from whisper_api.cluster.executor import RayExecutor
     from whisper_api.config import Config
     from whisper_api.jobs.local_executor import LocalExecutor
-    from whisper_api.schema import TranscriptionOptions
+    from whisper_api.options import TranscriptionOptions
 
     settings: dict[str, Any] = {"model": model, "models_dir": models_dir, "device": "cpu", "preload_models": False}
 

@@ -26,7 +26,8 @@ from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.options import resolve
 from whisper_api.engine.silero import SILERO_FRAME, silero_probabilities
 from whisper_api.engine.vad import SpeechFrames, speech_spans, windows
-from whisper_api.schema import SAMPLE_RATE, TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import SAMPLE_RATE
 
 # As the options have them by default. The spans are compared without padding, which would hide lost frames.
 SETTINGS = resolve(TranscriptionOptions(), model="base", language="auto")

@@ -17,7 +17,7 @@ from typing import Any
 
 from whisper_api.errors import Canceled
 from whisper_api.schema import PartialSegments, Progress, Segment, Transcript, Word
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor, fake_transcript
 
 WINDOW_SECONDS = 30.0

@@ -17,9 +17,12 @@ from typing import Any, TypeVar
 from whisper_api.config import Config
 from whisper_api.errors import StorageError, StorageFull
 from whisper_api.job_values import FINAL_STATES, JobStatus
-from whisper_api.jobs.service import JobService, Reservation, Submission
-from whisper_api.schema import Transcript, TranscriptionOptions
-from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore, Rates
+from whisper_api.jobs.admission import Reservation, Submission
+from whisper_api.jobs.service import JobService
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Transcript
+from whisper_api.store.jobs import DATABASE_NAME, JobStore
+from whisper_api.store.rows import Job, Rates
 from whisper_api.telemetry import Tracing
 from whisper_api.testing import FakeExecutor
 

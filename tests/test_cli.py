@@ -28,7 +28,7 @@ from whisper_api.cli.main import COMMANDS, main
 from whisper_api.cli.outputs import Outputs, output_stems, write_whole
 from whisper_api.cli.progress import ProgressLine, clock_time
 from whisper_api.formats import DOCUMENTS, FORMATS
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
 
 ROOT = Path(__file__).parents[1]
 FAST = ("--model", "tiny.en", "--language", "en", "--no-align", "--no-diarize")

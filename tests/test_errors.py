@@ -22,7 +22,7 @@ import whisper_api
 from whisper_api import errors, job_values, key_values, schema
 from whisper_api.audit_records import AuditRecord
 from whisper_api.config import Config
-from whisper_api.formats import RenderOptions
+from whisper_api.options import RenderOptions, TranscriptionOptions
 from whisper_api.server.responses.problems import QUOTA_EXCEEDED
 from whisper_api.store.rows import Job
 from whisper_api.store.usage import Allowance
@@ -90,7 +90,7 @@ def argument(parameter: inspect.Parameter, number: int) -> Any:
         "Job": Job(
             job_id="j",
             owner="",
-            options=schema.TranscriptionOptions(),
+            options=TranscriptionOptions(),
             output_format="srt",
             audio_bytes=1,
             created_at=0.0,
@@ -196,7 +196,7 @@ def values() -> Iterator[object]:
     """A value of every public type, with every field set."""
     word = schema.Word(word="hello", start=0.0, end=0.5, score=0.9, speaker="SPEAKER_00")
     segment = schema.Segment(id=0, start=0.0, end=1.0, text="hello", words=(word,), speaker="SPEAKER_00")
-    options = schema.TranscriptionOptions(language="de", model="base", diarize=True, hotwords="Whisper")
+    options = TranscriptionOptions(language="de", model="base", diarize=True, hotwords="Whisper")
     turn = schema.Turn(0.0, 1.0, "SPEAKER_00")
     voice = VoiceEmbedding(model="campplus", samples=(VoiceSample(seconds=2.0, vector=(0.6, 0.8)),))
     yield from (turn, voice)

@@ -13,17 +13,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from whisper_api.errors import InvalidOption
-from whisper_api.formats import FORMATS, RenderOptions, render, rendered, to_whisperx
+from whisper_api.formats import FORMATS, render, rendered, to_whisperx
 from whisper_api.job_values import job_result
-from whisper_api.schema import (
-    LANGUAGES_WITHOUT_SPACES,
-    Segment,
-    Task,
-    Transcript,
-    TranscriptionOptions,
-    Word,
-    WordTimes,
-)
+from whisper_api.options import RenderOptions, Task, TranscriptionOptions
+from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment, Transcript, Word, WordTimes
 
 GOLDEN = Path(__file__).parent / "golden"
 # The formats that whisperx has, too.

@@ -18,7 +18,8 @@ from whisper_api.job_values import (
     JobStatus,
     job_result,
 )
-from whisper_api.schema import Progress, Segment, Transcript, TranscriptionOptions, Word
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Progress, Segment, Transcript, Word
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from starlette.testclient import TestClient
 from whisper_api import create_app
 from whisper_api.errors import Canceled, EngineClosed
 from whisper_api.jobs.executor import Executor
-from whisper_api.schema import Transcript, TranscriptionOptions
-from whisper_api.store.jobs import Job
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Transcript
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 

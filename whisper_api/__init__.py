@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from whisper_api.config import Config as Config
     from whisper_api.engine.engine import Engine as Engine
     from whisper_api.errors import *  # noqa: F403
-    from whisper_api.formats import RenderOptions as RenderOptions
     from whisper_api.formats import document as document
     from whisper_api.formats import render as render
     from whisper_api.formats import rendered as rendered
@@ -35,12 +34,13 @@ if TYPE_CHECKING:
     from whisper_api.key_values import KeyChange as KeyChange
     from whisper_api.key_values import KeyWithSecret as KeyWithSecret
     from whisper_api.key_values import NewKey as NewKey
+    from whisper_api.options import RenderOptions as RenderOptions
+    from whisper_api.options import TranscriptionOptions as TranscriptionOptions
     from whisper_api.schema import PartialSegments as PartialSegments
     from whisper_api.schema import Progress as Progress
     from whisper_api.schema import Redaction as Redaction
     from whisper_api.schema import Segment as Segment
     from whisper_api.schema import Transcript as Transcript
-    from whisper_api.schema import TranscriptionOptions as TranscriptionOptions
     from whisper_api.schema import Turn as Turn
     from whisper_api.schema import Word as Word
     from whisper_api.server.app import create_app as create_app
@@ -79,7 +79,7 @@ _HOMES = {
     "Speaker": "whisper_api.voices",
     "PartialSegments": "whisper_api.schema",
     "Transcript": "whisper_api.schema",
-    "TranscriptionOptions": "whisper_api.schema",
+    "TranscriptionOptions": "whisper_api.options",
     "Turn": "whisper_api.schema",
     "Usage": "whisper_api.usage_records",
     "Vocabulary": "whisper_api.job_values",

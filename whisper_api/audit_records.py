@@ -9,8 +9,6 @@ import msgspec
 
 from whisper_api.records import Row
 
-__all__ = ["ACTIONS", "ALL_RECORDS", "DURABLE", "Action", "Actor", "AuditFilter", "AuditPage", "AuditRecord"]
-
 Action = Literal[
     "job.submit",
     "job.read",

@@ -9,8 +9,6 @@ from typing import Any, get_args
 import msgspec
 from msgspec import inspect
 
-__all__ = ["bare_type", "convert", "expected", "help_line", "union_parts"]
-
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 

@@ -26,28 +26,13 @@ from msgspec import to_builtins
 from msgspec.structs import asdict, replace
 
 from whisper_api.errors import InvalidOption
+from whisper_api.options import RenderOptions
 from whisper_api.reading import docx, markdown
-from whisper_api.schema import HALLUCINATION, RenderOptions, Segment, Transcript, Turn, Word
+from whisper_api.schema import HALLUCINATION, Segment, Transcript, Turn, Word
 from whisper_api.speaker_turns import rttm, turn_lines, turn_segments
 from whisper_api.subtitles import Cue, ass, cues_json, speaker_label, srt, subtitles, vtt
 from whisper_api.subtitles.rules import rules_of
 from whisper_api.time_order import in_order
-
-__all__ = [
-    "DOCUMENTS",
-    "FORMATS",
-    "Document",
-    "Format",
-    "RenderOptions",
-    "Rendered",
-    "SubtitleFormat",
-    "document",
-    "has_subtitles",
-    "option_warnings",
-    "render",
-    "rendered",
-    "to_whisperx",
-]
 
 PLAIN = RenderOptions()
 # Formats with tags for speakers and for the times of words.

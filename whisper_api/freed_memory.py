@@ -10,8 +10,6 @@ import ctypes
 from collections.abc import Callable
 from typing import cast
 
-__all__ = ["malloc_trim", "return_freed_memory"]
-
 
 def malloc_trim() -> Callable[[int], object] | None:
     """The function of the GNU C library that returns freed memory to the system; None elsewhere."""

@@ -13,29 +13,6 @@ from msgspec import Meta
 from whisper_api.records import Record, Row, made_of
 from whisper_api.schema import Redaction, Segment, Stage, TokenLogprob, Transcript, Turn
 
-__all__ = [
-    "FINAL_STATES",
-    "Correction",
-    "Corrections",
-    "JobCanceledEvent",
-    "JobCompletedEvent",
-    "JobEvent",
-    "JobFailedEvent",
-    "JobPage",
-    "JobProgressEvent",
-    "JobQueuedEvent",
-    "JobResult",
-    "JobSegmentEvent",
-    "JobState",
-    "JobStatus",
-    "ResultSegment",
-    "ResultWord",
-    "SpokenLanguage",
-    "Vocabulary",
-    "job_result",
-    "result_segment",
-]
-
 T = TypeVar("T")
 
 JobState = Literal["Queued", "Processing", "Completed", "Failed", "Canceled"]

@@ -10,8 +10,6 @@ from msgspec import UNSET, Meta, UnsetType
 
 from whisper_api.records import Record
 
-__all__ = ["AccessKey", "KeyChange", "KeyList", "KeyState", "KeyWithSecret", "NewKey", "Role", "Rotation", "Scope"]
-
 Role = Literal["user", "admin", "metrics", "operator"]
 Scope = Literal["transcribe", "read", "correct", "delete", "speakers", "vocabularies", "webhooks", "admin"]
 KeyState = Literal["active", "expired", "revoked"]

@@ -20,8 +20,6 @@ from typing import Any, TextIO
 
 from whisper_api.config import Config
 
-__all__ = ["Repeats", "current_request", "current_trace", "set_level", "set_up"]
-
 # The id of the current request. Every log record of the request carries the id.
 current_request: ContextVar[str] = ContextVar("current_request", default="")
 # The ids of the current trace and span as hexadecimal digits; None while traces are off. Every log record carries them.

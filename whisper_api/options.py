@@ -10,19 +10,6 @@ from msgspec import Meta
 from whisper_api.errors import InvalidOption
 from whisper_api.records import Record
 
-__all__ = [
-    "VAD_ONSET",
-    "Channels",
-    "Hallucinations",
-    "RedactKind",
-    "RenderOptions",
-    "SpeakerCount",
-    "Task",
-    "TranscriptionOptions",
-    "VadMethod",
-    "redact_kinds",
-]
-
 Threshold = Annotated[float, Meta(gt=0.0, lt=1.0)]
 SpeakerCount = Annotated[int, Meta(ge=1, le=100)]
 Seconds = Annotated[float, Meta(ge=0.0, le=60.0)]

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from whisper_api.config import Config
 
-__all__ = ["exposed_files", "exposure"]
-
 # Permission bits of the group and of other users.
 OTHERS = 0o077
 DATABASE_FILES = ("jobs.db", "jobs.db-wal", "jobs.db-shm")

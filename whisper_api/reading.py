@@ -16,8 +16,6 @@ from whisper_api.schema import Segment, Transcript
 from whisper_api.subtitles import clock
 from whisper_api.word_spacing import joined
 
-__all__ = ["Paragraph", "docx", "markdown", "paragraphs"]
-
 PARAGRAPH_PAUSE = 2.0  # seconds of silence that end a paragraph
 PARAGRAPH_CHARACTERS = 600  # a longer paragraph ends with its sentence
 # Languages that are written from right to left.

@@ -10,8 +10,6 @@ import msgspec
 
 from whisper_api.errors import InvalidInput
 
-__all__ = ["Record", "Row", "made_of", "rfc3339", "rfc3339_or_none"]
-
 R = TypeVar("R", bound="Record")
 S = TypeVar("S", bound=msgspec.Struct)
 

@@ -12,43 +12,10 @@ from typing import Literal
 import msgspec
 
 from whisper_api.options import (
-    VAD_ONSET,
-    Channels,
-    Hallucinations,
     RedactKind,
-    RenderOptions,
-    SpeakerCount,
-    Task,
     TranscriptionOptions,
-    VadMethod,
-    redact_kinds,
 )
 from whisper_api.records import Record, Row
-
-__all__ = [
-    "HALLUCINATION",
-    "LANGUAGES_WITHOUT_SPACES",
-    "SAMPLE_RATE",
-    "SPEAKER_LABEL",
-    "VAD_ONSET",
-    "Channels",
-    "Hallucinations",
-    "PartialSegments",
-    "Progress",
-    "RedactKind",
-    "Redaction",
-    "RenderOptions",
-    "Segment",
-    "SpeakerCount",
-    "Task",
-    "TokenLogprob",
-    "Transcript",
-    "TranscriptionOptions",
-    "Turn",
-    "VadMethod",
-    "Word",
-    "redact_kinds",
-]
 
 LANGUAGES_WITHOUT_SPACES = frozenset({"ja", "lo", "my", "th", "yue", "zh"})
 """Languages that write no space between words, according to Whisper's tokenizer."""

@@ -9,8 +9,6 @@ from msgspec.structs import replace
 
 from whisper_api.schema import Segment, Turn
 
-__all__ = ["joined_turns", "rttm", "stretches", "turn_lines", "turn_segments"]
-
 # Shorter stretches are left out, as no subtitle may be shorter.
 MIN_SECONDS = 1e-3
 

@@ -18,11 +18,10 @@ from pathlib import Path
 
 from whisper_api.errors import Canceled, EngineClosed, InvalidAudio
 from whisper_api.jobs.executor import EngineCount, ExecutorFacts, OnMissingModel, OnPartial, OnProgress
-from whisper_api.schema import Progress, Segment, Transcript, TranscriptionOptions
-from whisper_api.store.jobs import Job
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Progress, Segment, Transcript
+from whisper_api.store.rows import Job
 from whisper_api.voices import VoiceEmbedding, VoiceSample
-
-__all__ = ["FakeExecutor", "fake_transcript"]
 
 POLL_SECONDS = 0.002
 

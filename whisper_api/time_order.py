@@ -16,8 +16,6 @@ from msgspec.structs import replace
 
 from whisper_api.schema import Segment
 
-__all__ = ["MIN_MILLISECONDS", "Span", "fitted", "in_order"]
-
 Span = tuple[float, float]
 """Start and end in seconds."""
 

@@ -9,8 +9,6 @@ import sys
 
 import msgspec
 
-__all__ = ["JobTrace", "active_trace_headers"]
-
 
 class JobTrace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The trace of a job, as its row keeps it while the job has not ended.

@@ -8,8 +8,6 @@ from collections.abc import Iterable
 
 from whisper_api.records import Record
 
-__all__ = ["QuotaUse", "Usage", "UsageRow", "usage_csv"]
-
 
 class UsageRow(Record, frozen=True, kw_only=True):
     """What a key has used on one day with one model.

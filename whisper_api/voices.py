@@ -16,8 +16,6 @@ from whisper_api.errors import InvalidInput, InvalidOption
 from whisper_api.records import Record
 from whisper_api.schema import SPEAKER_LABEL
 
-__all__ = ["Speaker", "SpeakerList", "VoiceEmbedding", "VoiceSample", "checked_name"]
-
 MAX_NAME_CHARACTERS = 255
 
 

@@ -23,24 +23,6 @@ from whisper_api.errors import InvalidOption, InvalidWebhook
 from whisper_api.job_values import JobResult, JobState
 from whisper_api.records import Record
 
-__all__ = [
-    "EVENTS",
-    "TEST_EVENT",
-    "TOLERANCE_SECONDS",
-    "DeliveryPage",
-    "DeliveryState",
-    "EndpointList",
-    "WebhookData",
-    "WebhookDelivery",
-    "WebhookEndpoint",
-    "WebhookEvent",
-    "WebhookEventType",
-    "WebhookSecret",
-    "new_secret",
-    "signature",
-    "verify_webhook",
-]
-
 WebhookEventType = Literal["transcription.completed", "transcription.failed", "transcription.canceled"]
 DeliveryState = Literal["Pending", "Delivered", "Failed"]
 

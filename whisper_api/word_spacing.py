@@ -13,8 +13,6 @@ from collections.abc import Iterable, Sequence
 
 from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment
 
-__all__ = ["is_spaceless", "joined", "pieces", "space_between", "word_spans"]
-
 # First words of the Unicode names of characters that have no space around them: scripts without spaces, and the
 # sentence marks of Chinese and Japanese. Korean characters are wide too, but Korean has spaces.
 SPACELESS = (

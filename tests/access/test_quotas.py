@@ -16,7 +16,8 @@ from whisper_api.access.keys import KeyRing
 from whisper_api.access.quotas import LEAST_BYTES_PER_SECOND, Quotas
 from whisper_api.errors import InvalidAudio, QuotaExceeded
 from whisper_api.jobs.service import JobService
-from whisper_api.store.jobs import Job, JobStore
+from whisper_api.store.jobs import JobStore
+from whisper_api.store.rows import Job
 from whisper_api.store.usage import Allowance, Charge, day_of
 from whisper_api.testing import FakeExecutor
 
@@ -150,7 +151,7 @@ def test_days_and_months_begin_at_midnight_in_utc(store: JobStore, tmp_path: Pat
         )
         store.add(job, charge=Charge("base", 1.0, quotas.allowances(alice)))
 
-    from whisper_api.schema import TranscriptionOptions
+    from whisper_api.options import TranscriptionOptions
 
     options = TranscriptionOptions()
     now = at("2026-12-30T23:59:59")

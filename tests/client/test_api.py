@@ -25,7 +25,7 @@ from whisper_api import Client, TranscriptionOptions, errors
 from whisper_api.client import async_transport, responses, transport
 from whisper_api.errors import RULES
 from whisper_api.job_values import Correction, Corrections, JobStatus
-from whisper_api.schema import RenderOptions
+from whisper_api.options import RenderOptions
 
 AUDIO = bytes(range(256)) * 4096  # a megabyte that is not the same everywhere
 

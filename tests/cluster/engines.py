@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from whisper_api.errors import Canceled, DeviceLost, InvalidAudio, ModelUnavailable
-from whisper_api.schema import PartialSegments, Progress, Segment, Transcript, TranscriptionOptions
-from whisper_api.store.jobs import Job
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import PartialSegments, Progress, Segment, Transcript
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor, fake_transcript
 from whisper_api.voices import VoiceEmbedding
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from whisper_api.jobs.executor import Executor
-from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
-from whisper_api.store.jobs import Job
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import PartialSegments, Progress, Transcript
+from whisper_api.store.rows import Job
 
 DEADLINE = 240.0
 

@@ -22,7 +22,7 @@ from whisper_api.cluster.executor import LOCAL_ENGINE, RayExecutor
 from whisper_api.cluster.security import ray_environment
 from whisper_api.config import Config
 from whisper_api.jobs.local_executor import LocalExecutor
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
 
 pytestmark = pytest.mark.cluster
 

@@ -22,7 +22,7 @@ from whisper_api.cluster.draining import drain
 from whisper_api.cluster.executor import RayExecutor
 from whisper_api.cluster.runs import PIECE_BYTES
 from whisper_api.errors import Canceled, EngineLost, InvalidAudio, ModelUnavailable, UnknownModel
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
 from whisper_api.voices import VoiceEmbedding, VoiceSample
 
 pytestmark = pytest.mark.cluster

@@ -19,7 +19,8 @@ from whisper_api.engine.plan import StagePlan
 from whisper_api.engine.worker.device import Device
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import Canceled
-from whisper_api.schema import Progress, TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Progress
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from whisper_api.engine.options import ResolvedOptions, resolve
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import TranscriptionOptions, VadMethod
+from whisper_api.options import TranscriptionOptions, VadMethod
 
 
 def resolved(**options: Any) -> ResolvedOptions:

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from whisper_api.engine.plan import STAGE_WEIGHTS, StagePlan
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
 
 EVERYTHING = TranscriptionOptions()
 

@@ -19,7 +19,7 @@ from whisper_api.engine.context import JobContext
 from whisper_api.engine.options import ResolvedOptions, resolve
 from whisper_api.engine.vad import Span, SpeechFrames, speech_spans, windows
 from whisper_api.engine.worker.worker import GpuWorker
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
 
 RATE = 16_000
 STEP = 512

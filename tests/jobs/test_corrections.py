@@ -17,7 +17,8 @@ from whisper_api.formats import FORMATS, render
 from whisper_api.job_values import Correction, Corrections, job_result
 from whisper_api.jobs.corrections import applied, checked
 from whisper_api.jobs.service import JobService
-from whisper_api.schema import Segment, TokenLogprob, Transcript, TranscriptionOptions, Word
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Segment, TokenLogprob, Transcript, Word
 from whisper_api.testing import FakeExecutor
 
 

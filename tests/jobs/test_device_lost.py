@@ -11,7 +11,7 @@ from fakes import DEADLINE, Services, ended, idle, queued_in, submit, text_of, u
 from server.inside import inside, on_a_loop, problem
 
 from whisper_api.errors import DeviceLost, Draining, EngineClosed
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 from whisper_api.voices import VoiceEmbedding
 

@@ -9,7 +9,7 @@ from fakes import Services, ended, idle, new_service, running, submit, text_of, 
 
 from whisper_api.errors import EngineLost
 from whisper_api.jobs.executor import EngineCount
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 

@@ -9,8 +9,10 @@ from msgspec.structs import replace
 
 from whisper_api.jobs.estimates import SHORTEST, Estimates
 from whisper_api.jobs.running import ProgressSnapshot
-from whisper_api.schema import Progress, Stage, TranscriptionOptions
-from whisper_api.store.jobs import Job, JobStore
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Progress, Stage
+from whisper_api.store.jobs import JobStore
+from whisper_api.store.rows import Job
 from whisper_api.testing import fake_transcript
 
 PLAIN = TranscriptionOptions(align=False, diarize=False)

@@ -31,7 +31,7 @@ from whisper_api.jobs import service as service_module
 from whisper_api.jobs.events import LAST_ID, JobEvents, NumberedEvent
 from whisper_api.jobs.executor import OnPartial, OnProgress
 from whisper_api.schema import PartialSegments, Progress, Segment, Transcript, Word
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 T = TypeVar("T")

@@ -27,10 +27,13 @@ from whisper_api.engine.models.catalog import CATALOGUE
 from whisper_api.engine.models.entry import Entry
 from whisper_api.engine.whisper.onnx.model import OnnxDecode
 from whisper_api.errors import Canceled, EngineClosed, ModelUnavailable, UnknownModel
+from whisper_api.jobs.admission import Submission
 from whisper_api.jobs.local_executor import EXECUTORS, LocalExecutor
-from whisper_api.jobs.service import JobService, Submission
-from whisper_api.schema import PartialSegments, Progress, TranscriptionOptions
-from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore
+from whisper_api.jobs.service import JobService
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import PartialSegments, Progress
+from whisper_api.store.jobs import DATABASE_NAME, JobStore
+from whisper_api.store.rows import Job
 
 pytestmark = pytest.mark.models
 

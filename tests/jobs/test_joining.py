@@ -12,7 +12,7 @@ from fakes import DEADLINE, Services, ended, holding, idle, ids_in, running, sub
 from store.test_jobs import TRANSCRIPT, new_job
 
 from whisper_api.errors import IdempotencyConflict
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
 from whisper_api.store.jobs import AlreadyThere, JobStore
 from whisper_api.testing import FakeExecutor
 

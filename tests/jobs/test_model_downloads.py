@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from fakes import Services, ended, submission, until
 
-from whisper_api.access.keys import KeyRing, Role
+from whisper_api.access.keys import KeyRing
 from whisper_api.errors import ModelUnavailable
 from whisper_api.jobs.service import JobService
+from whisper_api.key_values import Role
 from whisper_api.testing import FakeExecutor
 
 

@@ -11,8 +11,8 @@ from whisper_api.job_values import JobCanceledEvent, JobCompletedEvent, JobFaile
 from whisper_api.jobs.events import event_of
 from whisper_api.jobs.outcomes import MAX_ERROR_LENGTH, failure_of
 from whisper_api.jobs.retention import remove_upload
-from whisper_api.schema import TranscriptionOptions
-from whisper_api.store.jobs import Job
+from whisper_api.options import TranscriptionOptions
+from whisper_api.store.rows import Job
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from forked import Forked
 
 from whisper_api.config import Config
 from whisper_api.jobs.recovery import recover
-from whisper_api.schema import TranscriptionOptions
-from whisper_api.store.jobs import Job, JobStore
+from whisper_api.options import TranscriptionOptions
+from whisper_api.store.jobs import JobStore
+from whisper_api.store.rows import Job
 from whisper_api.testing import fake_transcript
 
 KILLED = -signal.SIGKILL

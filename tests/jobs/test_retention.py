@@ -17,8 +17,10 @@ from fakes import ids_in, transcript_in
 
 from whisper_api.errors import StorageLocked
 from whisper_api.jobs.retention import Retention, Swept
-from whisper_api.schema import Transcript, TranscriptionOptions
-from whisper_api.store.jobs import Job, JobStore
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Transcript
+from whisper_api.store.jobs import JobStore
+from whisper_api.store.rows import Job
 
 WAIT = 60.0
 HOUR = 3600.0

@@ -40,7 +40,7 @@ from whisper_api.errors import (
     UnknownModel,
 )
 from whisper_api.store.job_search import JobFilter
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 # --- one job ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from whisper_api.errors import InvalidAudio, ModelError, StorageFull
 from whisper_api.jobs.executor import OnProgress
 from whisper_api.jobs.usage import FLUSH_SECONDS, UsageLog, model_label
 from whisper_api.schema import Progress, Transcript
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.store.usage import day_of
 from whisper_api.testing import FakeExecutor
 

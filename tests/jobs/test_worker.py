@@ -16,7 +16,7 @@ from whisper_api.errors import (
     JobIsProcessing,
     ResultGone,
 )
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 # --- cancelling -------------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from fakes import config_in, eventually, new_service
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Scope
 
-from whisper_api.access.keys import KeyRing, Role
+from whisper_api.access.keys import KeyRing
 from whisper_api.job_values import FINAL_STATES
 from whisper_api.jobs.service import JobService
+from whisper_api.key_values import Role
 from whisper_api.server.app import create_app
 from whisper_api.server.state import ServerState
 from whisper_api.telemetry import Tracing

@@ -22,8 +22,8 @@ from server.openai_inside import PATH as OPENAI
 from server.openai_inside import upload
 from whisper_api import AuditRecord, Client, RequestError, Server
 from whisper_api.access import audit
-from whisper_api.access.keys import Role
 from whisper_api.audit_records import DURABLE, AuditFilter
+from whisper_api.key_values import Role
 from whisper_api.server.app import ROUTES
 from whisper_api.store.texts import digest
 from whisper_api.testing import FakeExecutor

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from server.inside import AUDIO, inside, on_a_loop
 from whisper_api.jobs.executor import ExecutorFacts
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
 from whisper_api.testing import FakeExecutor
 
 

@@ -14,7 +14,7 @@ from server.harness import PATIENCE_SECONDS, submit
 from whisper_api import Client
 from whisper_api.job_values import JobEvent, JobSegmentEvent
 from whisper_api.jobs.events import LAST_ID
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
 
 OPTIONS = TranscriptionOptions(model="tiny.en", language="en", diarize=False)
 

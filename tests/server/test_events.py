@@ -35,7 +35,7 @@ from whisper_api.server.responses.delivery import background
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.events import events
 from whisper_api.server.state import ServerState, thread_count
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 SPOKEN = Segment(id=0, start=0.0, end=1.0, text="Hello.")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from whisper_api.config import Config
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import FORMATS
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
 from whisper_api.server.responses.problems import Problem, problem_of
 from whisper_api.server.uploads.forms import UploadForm, read_form
 

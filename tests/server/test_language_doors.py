@@ -15,7 +15,7 @@ from server.inside import AUDIO, Inside, inside, on_a_loop
 from whisper_api import create_app
 from whisper_api.engine.engine import Engine
 from whisper_api.errors import ConfigError, InvalidOption
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
 
 # The path, the field of the file, and whether the language is in the query.
 DOORS = (

@@ -11,7 +11,7 @@ from server.in_thread import connect, wait_until
 from server.inside import AUDIO, problem
 from whisper_api import DeviceLost, Server
 from whisper_api.jobs.local_executor import EXECUTORS
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 

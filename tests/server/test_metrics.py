@@ -18,7 +18,7 @@ from server.harness import free_port
 from server.inside import AUDIO, inside, on_a_loop, problem
 from whisper_api.engine.worker.statistics import DeviceStatistics, WorkerCounts
 from whisper_api.jobs.executor import EngineFacts, ExecutorFacts
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from subtitles.test_subtitles import transcripts
 
-from whisper_api.schema import RenderOptions, Transcript, TranscriptionOptions
+from whisper_api.options import RenderOptions, TranscriptionOptions
+from whisper_api.schema import Transcript
 from whisper_api.server.openai.answers import rendered_body
 from whisper_api.server.openai.openai_request import OpenAIRequest
 from whisper_api.time_order import in_order

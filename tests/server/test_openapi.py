@@ -22,7 +22,8 @@ from server.inside import inside, on_a_loop
 from whisper_api.errors import InvalidAudio, JobNotFinished, QueueFull, UnknownModel
 from whisper_api.job_values import Corrections, JobResult, JobStatus
 from whisper_api.jobs.health import Health
-from whisper_api.schema import Segment, TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Segment
 from whisper_api.server.app import ROUTES
 from whisper_api.server.middleware.auth import BASIC_PATHS, OPEN_PATHS, OPEN_PREFIXES
 from whisper_api.server.openapi.openapi import description

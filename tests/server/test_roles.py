@@ -15,7 +15,7 @@ from whisper_api.errors import InvalidAudio
 from whisper_api.key_values import Role, Scope
 from whisper_api.server.app import ROUTES
 from whisper_api.server.operations import Operation
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 OPERATIONS = [(path, method, each) for path, route in ROUTES.items() for method, each in route.operations.items()]

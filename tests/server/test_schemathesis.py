@@ -23,7 +23,7 @@ from whisper_api.errors import InvalidAudio
 from whisper_api.schema import Transcript, Word
 from whisper_api.server.app import ROUTES
 from whisper_api.server.openapi.openapi import URLENCODED_FORM, description
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 schemathesis = pytest.importorskip("schemathesis", reason="Schemathesis needs Python 3.11")

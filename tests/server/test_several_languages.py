@@ -10,7 +10,7 @@ import pytest
 
 from server.inside import AUDIO, inside, on_a_loop
 from whisper_api.schema import Segment, Transcript, Word
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor, fake_transcript
 
 

@@ -24,7 +24,7 @@ from server.harness import ROOT, finish, submit
 from server.inside import AUDIO, RawRequest, inside, lines_of, on_a_loop
 from whisper_api.jobs.executor import OnProgress
 from whisper_api.schema import Progress
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.telemetry import exporters_wanted, start_tracing
 from whisper_api.telemetry.spans import Spans
 from whisper_api.testing import FakeExecutor

@@ -16,9 +16,10 @@ from client.blocking import Blocking
 from server.conftest import MakeConfig
 from server.inside import inside, on_a_loop, problem
 from whisper_api import Client, Config, Server, Usage, errors
-from whisper_api.access.keys import Key, KeyRing
+from whisper_api.access.keys import KeyRing
 from whisper_api.cli.main import main
-from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore
+from whisper_api.store.jobs import DATABASE_NAME, JobStore
+from whisper_api.store.rows import Job, Key
 from whisper_api.store.usage import day_of
 from whisper_api.testing import FakeExecutor
 

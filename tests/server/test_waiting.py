@@ -21,7 +21,7 @@ from whisper_api import errors
 from whisper_api.errors import InvalidAudio, ModelUnavailable, UnknownModel, WhisperApiError
 from whisper_api.job_values import JobStatus
 from whisper_api.server.state import thread_count
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 MESSAGE = "secret/path is broken"

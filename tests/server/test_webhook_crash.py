@@ -25,7 +25,8 @@ from whisper_api.client import responses
 from whisper_api.errors import Canceled
 from whisper_api.jobs import webhook_sender
 from whisper_api.jobs.local_executor import EXECUTORS
-from whisper_api.store.jobs import DATABASE_NAME, Job, JobStore
+from whisper_api.store.jobs import DATABASE_NAME, JobStore
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 KILLS = 10

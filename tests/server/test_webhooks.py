@@ -22,7 +22,7 @@ from whisper_api.audit_records import AuditFilter
 from whisper_api.cli.main import main
 from whisper_api.jobs import revocations, webhook_requests, webhook_sender, webhooks
 from whisper_api.jobs.webhooks import MAX_ENDPOINTS
-from whisper_api.store.jobs import Job
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 EVENTS = ["transcription.completed", "transcription.failed", "transcription.canceled"]

@@ -20,13 +20,15 @@ from fakes import ids_in, queued_in, transcript_in
 
 from whisper_api.errors import StorageError, StorageFull, StorageLocked
 from whisper_api.job_values import Correction, Corrections
-from whisper_api.schema import RenderOptions, Segment, Transcript, TranscriptionOptions
+from whisper_api.options import RenderOptions, TranscriptionOptions
+from whisper_api.schema import Segment, Transcript
 from whisper_api.store import jobs as store_module
 from whisper_api.store.database import Database
 from whisper_api.store.job_search import JobFilter
-from whisper_api.store.jobs import AlreadyThere, Job, JobStore
+from whisper_api.store.jobs import AlreadyThere, JobStore
 from whisper_api.store.metadata import searchable
 from whisper_api.store.migrations import MIGRATIONS
+from whisper_api.store.rows import Job
 from whisper_api.store.texts import PAGE_BYTES, JobText, digest, put_text
 
 ROOT = Path(__file__).parents[2]

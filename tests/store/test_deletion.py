@@ -23,9 +23,11 @@ from whisper_api.job_values import Correction, Corrections
 from whisper_api.jobs import retention as retention_module
 from whisper_api.jobs.retention import Retention
 from whisper_api.jobs.service import JobService
-from whisper_api.schema import Segment, Transcript, TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Segment, Transcript
 from whisper_api.store import texts
-from whisper_api.store.jobs import Job, JobStore
+from whisper_api.store.jobs import JobStore
+from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
 
 # Seconds until the last byte of deleted content must be gone.

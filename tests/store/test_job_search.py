@@ -15,7 +15,8 @@ from store.test_jobs import new_job
 from whisper_api.errors import InvalidOption
 from whisper_api.job_values import JobState
 from whisper_api.store.job_search import JobFilter
-from whisper_api.store.jobs import Job, JobStore
+from whisper_api.store.jobs import JobStore
+from whisper_api.store.rows import Job
 
 MANY = 500
 

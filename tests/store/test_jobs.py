@@ -20,9 +20,11 @@ from msgspec.structs import replace
 
 from whisper_api.errors import StorageError
 from whisper_api.job_values import JobState
-from whisper_api.schema import Segment, Transcript, TranscriptionOptions, Word
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Segment, Transcript, Word
 from whisper_api.store.job_search import JobFilter
-from whisper_api.store.jobs import AlreadyThere, Job, JobStore, Rates
+from whisper_api.store.jobs import AlreadyThere, JobStore
+from whisper_api.store.rows import Job, Rates
 
 WAIT = 60.0
 TRANSCRIPT = Transcript(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from whisper_api.formats import render
-from whisper_api.schema import RenderOptions, Segment, Transcript, TranscriptionOptions, Word
+from whisper_api.options import RenderOptions, TranscriptionOptions
+from whisper_api.schema import Segment, Transcript, Word
 from whisper_api.subtitles import subtitles
 from whisper_api.time_order import in_order
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from subtitles.test_subtitles import assert_times, cues, spoken, transcript
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import rendered
-from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, RenderOptions, Segment, Transcript, Word
+from whisper_api.options import RenderOptions
+from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment, Transcript, Word
 from whisper_api.subtitles import display_width
 from whisper_api.subtitles.rules import PRESETS, rules_of
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from whisper_api.formats import FORMATS, render, rendered, to_whisperx
 from whisper_api.job_values import Correction, Corrections
 from whisper_api.jobs.corrections import applied, checked
-from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, RenderOptions, Segment, Transcript, TranscriptionOptions, Word
+from whisper_api.options import RenderOptions, TranscriptionOptions
+from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment, Transcript, Word
 from whisper_api.subtitles import display_width, speaker_label
 from whisper_api.word_spacing import pieces
 

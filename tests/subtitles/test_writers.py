@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from subtitles.test_rules import talks
 from subtitles.test_subtitles import hundredths, spoken, transcript
 from whisper_api.formats import rendered
-from whisper_api.schema import RenderOptions, Transcript
+from whisper_api.options import RenderOptions
+from whisper_api.schema import Transcript
 
 VTT_TIME = re.compile(r"(?:(\d+):)?(\d\d):(\d\d\.\d\d\d)")
 

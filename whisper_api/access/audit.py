@@ -26,8 +26,6 @@ from whisper_api.store.job_search import page_of
 if TYPE_CHECKING:
     from whisper_api.store.jobs import JobStore
 
-__all__ = ["AuditTrail", "record_command", "server_record", "utc_now"]
-
 log = logging.getLogger(__name__)
 
 BATCH_SECONDS = 3.0

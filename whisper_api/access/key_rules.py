@@ -13,19 +13,6 @@ from whisper_api.errors import InvalidOption, LastAdminKey, ScopeMissing
 from whisper_api.key_values import MAX_GRACE_SECONDS, Role, Scope
 from whisper_api.store.rows import Key
 
-__all__ = [
-    "SCOPES_OF_ROLES",
-    "allows",
-    "check_grace",
-    "check_name",
-    "check_powers",
-    "check_values",
-    "duration",
-    "keeps_an_admin",
-    "moment",
-    "seconds_of",
-]
-
 MAX_NAME = 64
 # The last admin key keeps its earlier secret at least this long, in case the response with the new one is lost.
 LEAST_ADMIN_GRACE_SECONDS = 60.0

@@ -17,8 +17,6 @@ from whisper_api.store.jobs import JobStore
 from whisper_api.store.keys import KeySecrets
 from whisper_api.store.rows import Key
 
-__all__ = ["KeyVerification", "digest_of", "key_id_in"]
-
 log = logging.getLogger("whisper_api.access")
 
 _TOKEN = re.compile(r"wk_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")

@@ -15,14 +15,12 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from whisper_api.access import key_rules
-from whisper_api.access.key_verification import KeyVerification, digest_of, key_id_in
+from whisper_api.access.key_verification import KeyVerification, digest_of
 from whisper_api.errors import InvalidOption, KeyNotFound
 from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, NewKey, Role, Scope
 from whisper_api.records import made_of, rfc3339, rfc3339_or_none
 from whisper_api.store.keys import NewSecret
 from whisper_api.store.rows import Key
-
-__all__ = ["ROLES", "SCOPES", "Key", "KeyRing", "Role", "Scope", "access_key", "key_id_in"]
 
 log = logging.getLogger("whisper_api.access")
 

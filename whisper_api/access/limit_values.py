@@ -11,20 +11,6 @@ import msgspec
 
 from whisper_api.errors import InvalidOption
 
-__all__ = [
-    "NO_LIMIT",
-    "Measure",
-    "Period",
-    "Quota",
-    "Rate",
-    "Standing",
-    "fields_of",
-    "parse_quota",
-    "parse_rate",
-    "quota_policy",
-    "rate_policy",
-]
-
 Measure = Literal["minutes", "jobs"]
 Period = Literal["day", "month"]
 

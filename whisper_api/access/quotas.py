@@ -20,8 +20,6 @@ from whisper_api.store.jobs import JobStore
 from whisper_api.store.rows import JobRequest, Key
 from whisper_api.store.usage import Allowance
 
-__all__ = ["Quotas", "charged_seconds"]
-
 # A file that does not state its length is charged by its size, at this rate, until it is decoded. Nearly all
 # recordings have a higher rate, so the charge is rarely too small, and the excess is given back.
 LEAST_BYTES_PER_SECOND = 2000

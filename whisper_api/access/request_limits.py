@@ -8,12 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from whisper_api.access.keys import Key
 from whisper_api.access.limit_values import Rate, Standing, parse_quota, parse_rate, rate_policy
 from whisper_api.config import Config
 from whisper_api.errors import ConfigError, InvalidOption, RateLimited
-
-__all__ = ["MovingWindows", "RequestLimits", "check_limits"]
+from whisper_api.store.rows import Key
 
 _rates = functools.lru_cache(maxsize=1024)(parse_rate)
 

@@ -11,8 +11,6 @@ from whisper_api.audit_records import ACTIONS, AuditFilter
 from whisper_api.cli.flags import add_setting_flags
 from whisper_api.config import Loaded
 
-__all__ = ["add_arguments", "run"]
-
 DESCRIPTION = """\
 An entry in each line, the oldest first: who did what, from where, with which outcome. A running server writes
 entries a second after they happen. Administrators read the same at GET /admin/audit.

@@ -11,8 +11,6 @@ from whisper_api.cli.outputs import complain
 from whisper_api.config import Loaded
 from whisper_api.errors import StorageError
 
-__all__ = ["add_arguments", "run"]
-
 DESCRIPTION = """\
 The backup is an SQLite file with jobs, results, hashes of keys, known speakers, vocabularies and the audit trail, as
 they are at one moment. Only its owner can read it. Deleted text stays in old backups.

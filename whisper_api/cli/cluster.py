@@ -15,8 +15,6 @@ from whisper_api.config import Loaded
 from whisper_api.errors import ConfigError, InvalidInput
 from whisper_api.jobs.executor import EngineFacts
 
-__all__ = ["add_arguments", "run"]
-
 COLUMNS = ("engine", "machine", "state", "device", "jobs", "queued audio", "speed", "models", "version")
 WAIT_SECONDS = 3600.0
 

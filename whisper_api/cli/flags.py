@@ -12,18 +12,7 @@ import msgspec
 from whisper_api.coercion import convert, help_line, union_parts
 from whisper_api.config import settings
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import TranscriptionOptions
-
-__all__ = [
-    "add_flag",
-    "add_setting_flags",
-    "add_struct_flags",
-    "options_of",
-    "overridden_settings",
-    "struct_of",
-    "subcommand_adder",
-    "terms_in",
-]
+from whisper_api.options import TranscriptionOptions
 
 S = TypeVar("S", bound=msgspec.Struct)
 

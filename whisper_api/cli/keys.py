@@ -14,9 +14,8 @@ from whisper_api.config import Loaded
 from whisper_api.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from whisper_api.access.keys import Key, KeyRing
-
-__all__ = ["add_arguments", "run"]
+    from whisper_api.access.keys import KeyRing
+    from whisper_api.store.rows import Key
 
 SHOWN_COLUMNS = ("id", "name", "role", "scopes", "created", "expires", "last used", "state")
 DEFAULT_GRACE = "24h"

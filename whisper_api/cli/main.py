@@ -16,8 +16,6 @@ from whisper_api.errors import ConfigError, WhisperApiError
 if TYPE_CHECKING:
     from whisper_api.config import Loaded
 
-__all__ = ["main"]
-
 PROGRAM = "whisper-api"
 
 EXIT_OK = 0

@@ -16,10 +16,9 @@ from whisper_api.config import Loaded
 from whisper_api.errors import ModelError, UnknownModel
 
 if TYPE_CHECKING:
+    from whisper_api.engine.models.download import DownloadProgress
     from whisper_api.engine.models.files import ModelStatus
-    from whisper_api.engine.models.store import DownloadProgress, ModelStore
-
-__all__ = ["add_arguments", "run"]
+    from whisper_api.engine.models.store import ModelStore
 
 SHOWN_COLUMNS = ("name", "kind", "installed", "size", "licence", "source")
 

@@ -18,20 +18,7 @@ from pathlib import Path
 
 from whisper_api.cli.flags import add_struct_flags
 from whisper_api.formats import DOCUMENTS, FORMATS
-from whisper_api.schema import RenderOptions, TranscriptionOptions
-
-__all__ = [
-    "STDIN",
-    "Outputs",
-    "add_file_arguments",
-    "complain",
-    "label_of",
-    "one_line",
-    "output_stems",
-    "print_table",
-    "renamed",
-    "write_whole",
-]
+from whisper_api.options import RenderOptions, TranscriptionOptions
 
 STDIN = "-"
 ALL_FORMATS = {**FORMATS, **DOCUMENTS}

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
-__all__ = ["ProgressLine", "clock_time"]
-
 BAR_CELLS = 24
 # Least seconds between two updates of the terminal.
 REDRAW_SECONDS = 0.1

@@ -11,8 +11,6 @@ from whisper_api.cli.outputs import complain
 from whisper_api.config import Loaded
 from whisper_api.errors import StorageError
 
-__all__ = ["add_arguments", "run"]
-
 DESCRIPTION = """\
 Stop the server first. The database that is there now stays beside the new one, under another name. Everything is as at
 the time of the backup: revoke the keys again that were revoked since, and delete again what was deleted.

@@ -19,8 +19,6 @@ from whisper_api.permissions import exposed_files
 if TYPE_CHECKING:
     from whisper_api.server.run import Started
 
-__all__ = ["add_arguments", "run"]
-
 DESCRIPTION = """\
 The first SIGTERM or Ctrl-C stops the server gracefully: running jobs have a while to end, then go back to the queue. A
 second one ends the server at once. In both cases, no accepted job and no result is lost.

@@ -14,15 +14,6 @@ from whisper_api.cli.outputs import complain, one_line
 from whisper_api.client import DEFAULT_URL, Client
 from whisper_api.errors import WhisperApiError
 
-__all__ = [
-    "KEY_VARIABLE",
-    "add_key_argument",
-    "add_server_arguments",
-    "api_key",
-    "run_action",
-    "server_subcommand_adder",
-]
-
 log = logging.getLogger(__name__)
 
 KEY_VARIABLE = "WHISPER_API_KEY"

@@ -15,8 +15,6 @@ from whisper_api.config import Loaded
 from whisper_api.errors import InvalidOption, SpeakerError, SpeakerNotFound
 from whisper_api.voices import Speaker
 
-__all__ = ["add_arguments", "run"]
-
 log = logging.getLogger(__name__)
 
 SHOWN_COLUMNS = ("id", "name", "recordings", "seconds", "model", "changed")

@@ -21,12 +21,10 @@ from whisper_api.cli.server_arguments import add_server_arguments, api_key
 from whisper_api.client import Client
 from whisper_api.config import Loaded
 from whisper_api.formats import DOCUMENTS
-from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.options import RenderOptions, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.job_values import JobStatus
-
-__all__ = ["add_arguments", "run"]
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,6 @@ import logging
 import os
 import sys
 
-__all__ = ["exit_when_lost"]
-
 log = logging.getLogger(__name__)
 
 # C++'s std::set_terminate(), which takes and returns a function without arguments.

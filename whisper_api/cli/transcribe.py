@@ -18,15 +18,13 @@ from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, complain
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.config import Config, Loaded
 from whisper_api.errors import Canceled, DeviceUnavailable, InvalidOption, ModelError, UnknownModel
-from whisper_api.formats import DOCUMENTS, RenderOptions, document, has_subtitles, option_warnings, rendered
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.formats import DOCUMENTS, document, has_subtitles, option_warnings, rendered
+from whisper_api.options import RenderOptions, TranscriptionOptions
 
 if TYPE_CHECKING:
     from whisper_api.engine.engine import Engine
     from whisper_api.engine.models.download import DownloadProgress
     from whisper_api.schema import Progress, Transcript
-
-__all__ = ["add_arguments", "run"]
 
 log = logging.getLogger(__name__)
 

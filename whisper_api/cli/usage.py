@@ -13,8 +13,6 @@ from whisper_api.config import Loaded
 from whisper_api.errors import InvalidOption
 from whisper_api.usage_records import QuotaUse, Usage, usage_csv
 
-__all__ = ["add_arguments", "run"]
-
 COLUMNS = ("day", "key", "model", "requests", "jobs", "audio minutes", "compute minutes")
 
 

@@ -12,8 +12,6 @@ from whisper_api.client import Client
 from whisper_api.config import Loaded
 from whisper_api.errors import InvalidInput, VocabularyNotFound
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
     """Add the subcommands.

@@ -14,8 +14,6 @@ from whisper_api.config import Loaded
 from whisper_api.errors import DeliveryNotFound, InvalidInput, WebhookNotFound
 from whisper_api.webhooks import EVENTS, DeliveryState, WebhookDelivery, WebhookEndpoint
 
-__all__ = ["add_arguments", "run"]
-
 SHOWN_DELIVERIES = 50
 
 

@@ -11,8 +11,6 @@ from whisper_api.cli.outputs import complain
 from whisper_api.config import Loaded
 from whisper_api.errors import ConfigError
 
-__all__ = ["add_arguments", "run"]
-
 DESCRIPTION = """\
 Checks what `whisper-api doctor` checks, then runs `ray start` with the right flags until it is stopped or the cluster
 is lost; let a supervisor start it again. The first SIGTERM lets running jobs end for a while. The server makes an

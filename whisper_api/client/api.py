@@ -21,8 +21,6 @@ from whisper_api.job_values import JobEvent
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["DEFAULT_URL", "Client"]
-
 DEFAULT_URL = "http://127.0.0.1:8181"
 
 

@@ -22,8 +22,6 @@ from whisper_api.job_values import JobEvent
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["AsyncClient"]
-
 
 class AsyncClient(
     Asynchronous, JobMethods, KeyMethods, ReportMethods, SpeakerMethods, VocabularyMethods, WebhookMethods

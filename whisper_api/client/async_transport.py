@@ -16,8 +16,6 @@ from whisper_api.client.upload import MultipartForm, UploadFailed
 from whisper_api.errors import ForkedProcess, RequestError, WhisperApiError
 from whisper_api.trace_context import active_trace_headers
 
-__all__ = ["AsyncTransport"]
-
 T = TypeVar("T")
 
 # An interrupted call waits this long for its cleanup, such as the cancellation of its job.

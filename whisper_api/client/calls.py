@@ -22,24 +22,6 @@ from whisper_api.client.responses import Response, RetryLater, decoded, pause_be
 from whisper_api.client.upload import MultipartForm
 from whisper_api.errors import InvalidOption
 
-__all__ = [
-    "Asynchronous",
-    "Blocking",
-    "Calls",
-    "Cleanup",
-    "Methods",
-    "Pages",
-    "Pause",
-    "Request",
-    "Step",
-    "Steps",
-    "Work",
-    "api_call",
-    "api_list",
-    "checked",
-    "path_of",
-]
-
 T = TypeVar("T")
 B = TypeVar("B")
 A = TypeVar("A")

@@ -14,8 +14,6 @@ from whisper_api.client.responses import EVENT_STREAM, RetryLater, pause_before
 from whisper_api.errors import RequestError
 from whisper_api.job_values import JobCanceledEvent, JobCompletedEvent, JobEvent, JobFailedEvent
 
-__all__ = ["EventReader"]
-
 TERMINAL = (JobCompletedEvent, JobFailedEvent, JobCanceledEvent)
 NAMES = frozenset(str(kind.__struct_config__.tag) for kind in get_args(JobEvent))
 # The server sends a comment every 15 seconds. The connection counts as lost after three missing comments.

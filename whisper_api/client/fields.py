@@ -9,9 +9,7 @@ from typing import Any
 import msgspec
 
 from whisper_api.job_values import JobState
-from whisper_api.schema import RenderOptions, TranscriptionOptions
-
-__all__ = ["form_fields", "search", "texts"]
+from whisper_api.options import RenderOptions, TranscriptionOptions
 
 
 def form_fields(

@@ -29,9 +29,7 @@ from whisper_api.client.responses import decoded
 from whisper_api.client.upload import MultipartForm, Source, opened
 from whisper_api.errors import JobCanceled, JobFailed, JobNotFinished
 from whisper_api.job_values import FINAL_STATES, Corrections, JobPage, JobResult, JobState, JobStatus
-from whisper_api.schema import RenderOptions, TranscriptionOptions
-
-__all__ = ["RESTART_SECONDS", "JobMethods"]
+from whisper_api.options import RenderOptions, TranscriptionOptions
 
 # A call that waits for a job goes on while the server is away for this long, for example during a restart.
 RESTART_SECONDS = 120.0

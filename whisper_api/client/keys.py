@@ -5,8 +5,6 @@ from __future__ import annotations
 from whisper_api.client.calls import Methods, Steps, api_call, path_of
 from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, KeyList, KeyWithSecret, NewKey, Rotation
 
-__all__ = ["KeyMethods"]
-
 
 class KeyMethods(Methods):
     """Manages the keys of a server. Every method raises RequestError when the server refuses or cannot be reached."""

@@ -10,8 +10,6 @@ from whisper_api.client.calls import Methods, Pages, Steps, api_call, api_list
 from whisper_api.client.fields import texts
 from whisper_api.usage_records import Usage
 
-__all__ = ["ReportMethods"]
-
 # Entries of the audit trail that one request asks for.
 AUDIT_PAGE = 1000
 

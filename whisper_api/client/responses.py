@@ -14,18 +14,6 @@ import msgspec
 from whisper_api import errors
 from whisper_api.errors import InvalidInput, InvalidOption, Portable, RequestError, WhisperApiError
 
-__all__ = [
-    "EVENT_STREAM",
-    "Response",
-    "RetryLater",
-    "check_stream",
-    "decoded",
-    "outcome",
-    "pause_before",
-    "unreachable",
-    "untrusted",
-]
-
 T = TypeVar("T")
 
 EVENT_STREAM = "text/event-stream"

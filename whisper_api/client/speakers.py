@@ -9,8 +9,6 @@ from whisper_api.client.calls import Methods, Steps, Work, api_call, path_of
 from whisper_api.client.upload import Source, whole
 from whisper_api.voices import Speaker, SpeakerList
 
-__all__ = ["SpeakerMethods"]
-
 # Seconds that the server may take to compute a voice, which waits for other voices and for models.
 EMBED_SECONDS = 300.0
 

@@ -17,8 +17,6 @@ from whisper_api.trace_context import active_trace_headers
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["Transport"]
-
 T = TypeVar("T")
 
 

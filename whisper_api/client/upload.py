@@ -14,8 +14,6 @@ from typing import Any, BinaryIO, Union
 
 from whisper_api.errors import InvalidInput, Portable
 
-__all__ = ["MultipartForm", "Source", "UploadFailed", "opened", "whole"]
-
 Source = Union[str, "os.PathLike[str]", bytes, BinaryIO]
 
 CHUNK_BYTES = 1 << 16

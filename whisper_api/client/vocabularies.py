@@ -9,8 +9,6 @@ import msgspec
 from whisper_api.client.calls import Methods, Steps, api_call, path_of
 from whisper_api.job_values import Vocabulary
 
-__all__ = ["VocabularyMethods"]
-
 
 class VocabularyList(msgspec.Struct):
     """All vocabularies of a key."""

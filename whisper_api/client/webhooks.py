@@ -17,8 +17,6 @@ from whisper_api.webhooks import (
     WebhookSecret,
 )
 
-__all__ = ["WebhookMethods"]
-
 # For requests that a second attempt would do twice.
 ONCE = Calls(0)
 # Seconds that the server may take to look up the name of a host.

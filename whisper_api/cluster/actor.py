@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from whisper_api.jobs.executor import Executor
     from whisper_api.jobs.preload import Preload
 
-__all__ = ["CONTROL", "JOBS", "EngineActor", "EngineStatus", "identity", "load_executor", "together"]
-
 # Concurrency groups: a job, and what must not wait for one.
 JOBS, CONTROL = "jobs", "control"
 # A progress that says nothing new is sent on after this time, as a sign of life.

@@ -6,8 +6,6 @@ import os
 import shutil
 from pathlib import Path
 
-__all__ = ["own_directory"]
-
 LOCK = ".lock"
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from whisper_api.errors import ConfigError
 
-__all__ = ["Machine", "drain", "machines"]
-
 # Of Ray's reasons, the one that a machine accepts while it works.
 PREEMPTION = 2
 ALIVE = 0

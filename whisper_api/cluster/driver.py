@@ -24,8 +24,6 @@ from whisper_api.cluster.runs import Run
 from whisper_api.cluster.security import check_address, check_nodes
 from whisper_api.errors import Canceled
 
-__all__ = ["main"]
-
 NAMESPACE = "whisper-api"
 # Ray itself retries for minutes before it says that nothing answers.
 PROBE_SECONDS = 3.0

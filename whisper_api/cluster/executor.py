@@ -23,15 +23,14 @@ from whisper_api.cluster.security import check_address
 from whisper_api.errors import Canceled, EngineClosed, ModelUnavailable
 from whisper_api.jobs.executor import EngineCount, ExecutorFacts, OnMissingModel, OnPartial, OnProgress
 from whisper_api.jobs.local_executor import LocalExecutor
-from whisper_api.schema import Progress, Transcript, TranscriptionOptions
-from whisper_api.store.jobs import Job
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Progress, Transcript
+from whisper_api.store.rows import Job
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.worker.statistics import DeviceStatistics
     from whisper_api.voices import VoiceEmbedding
-
-__all__ = ["LOCAL_ENGINE", "RayExecutor"]
 
 log = logging.getLogger("whisper_api.cluster")
 

@@ -14,8 +14,6 @@ from whisper_api.errors import EngineLost
 from whisper_api.jobs.executor import OnMissingModel, OnPartial, OnProgress
 from whisper_api.schema import Progress, Transcript
 
-__all__ = ["BEAT_SECONDS", "LOOK_SECONDS", "JobCall"]
-
 log = logging.getLogger("whisper_api.cluster")
 
 # How often a thread that waits looks whether its job was canceled.

@@ -17,8 +17,6 @@ from whisper_api.cluster.messages import ClusterState, Setup
 from whisper_api.cluster.placement import Engine, Load, Node, Post, Seat, choose, difference, posts
 from whisper_api.records import made_of
 
-__all__ = ["Keeper"]
-
 TICK_SECONDS = 0.5
 # The state is sent on after this time, even when nothing has changed but numbers.
 REPORT_SECONDS = 2.0

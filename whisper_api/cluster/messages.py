@@ -12,36 +12,6 @@ from whisper_api.schema import PartialSegments, Progress, Transcript
 from whisper_api.store.rows import Job
 from whisper_api.voices import VoiceEmbedding
 
-__all__ = [
-    "ANSWER",
-    "BEGAN",
-    "DONE",
-    "GONE",
-    "LOST",
-    "MISSING",
-    "PARTIAL",
-    "PROGRESS",
-    "RAISED",
-    "STATE",
-    "Ask",
-    "Cancel",
-    "ClusterState",
-    "Frame",
-    "Message",
-    "Placed",
-    "Proceed",
-    "Request",
-    "RunJob",
-    "Setup",
-    "decode_error",
-    "encode_error",
-    "job_decoder",
-    "partial_decoder",
-    "progress_decoder",
-    "transcript_decoder",
-    "voices_decoder",
-]
-
 # Kinds of messages about a job, most of which come from an actor as they are. BEGAN: an engine has the job. LOST: the
 # engine or its device has ended.
 BEGAN, PROGRESS, PARTIAL, MISSING = "began", "progress", "partial", "missing"

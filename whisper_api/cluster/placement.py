@@ -17,8 +17,6 @@ from whisper_api.cluster.actor import EngineStatus
 from whisper_api.jobs.executor import EngineFacts
 from whisper_api.records import made_of
 
-__all__ = ["Engine", "Load", "Node", "Post", "Seat", "choose", "difference", "parse_resources", "posts"]
-
 # What a job costs besides its audio, and what loading a model costs, in seconds of audio. A CPU takes longer to load
 # than a GPU and works slower, so the ratio is about the same.
 JOB_SECONDS = 5.0

@@ -23,8 +23,6 @@ from whisper_api.cluster.messages import GONE, STATE, ClusterState, Frame, Reque
 from whisper_api.cluster.security import ray_environment
 from whisper_api.errors import EngineClosed
 
-__all__ = ["Call", "DriverProcess"]
-
 log = logging.getLogger("whisper_api.cluster")
 
 PAUSES = (0.5, 1.0, 2.0, 5.0)

@@ -17,8 +17,6 @@ from whisper_api.cluster.security import is_loopback, ray_environment
 if TYPE_CHECKING:
     from whisper_api.config import Config
 
-__all__ = ["arguments", "environment", "main"]
-
 # Audio passes in pieces, so little room is enough.
 STORE_BYTES = 512 << 20
 DEFAULT_PORT = 6379

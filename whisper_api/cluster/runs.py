@@ -17,8 +17,6 @@ from whisper_api.errors import Canceled
 if TYPE_CHECKING:
     from whisper_api.cluster.keeper import Keeper
 
-__all__ = ["PIECE_BYTES", "Run"]
-
 # Larger files pass in pieces of this size, of which two are on their way at a time: neither the front nor the object
 # store ever holds a whole upload.
 PIECE_BYTES = 8 << 20

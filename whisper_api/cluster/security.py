@@ -9,8 +9,6 @@ from importlib.util import find_spec
 
 from whisper_api.errors import ConfigError
 
-__all__ = ["check_address", "check_nodes", "is_loopback", "ray_environment"]
-
 RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 INLINE = "RAY_max_direct_call_object_size"
 HEALTH_PERIOD, HEALTH_TIMEOUT = "RAY_health_check_period_ms", "RAY_health_check_timeout_ms"

@@ -15,8 +15,6 @@ import msgspec
 from whisper_api.config.settings import RELOADABLE, Config, format_value, settings
 from whisper_api.config.sources import Setting
 
-__all__ = ["Change", "LiveConfig", "with_new_values"]
-
 
 @dataclass(frozen=True)
 class Change:

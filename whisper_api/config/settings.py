@@ -17,8 +17,6 @@ from msgspec import Meta
 
 from whisper_api.config.sources import SECRETS, Setting, read
 
-__all__ = ["RELOADABLE", "Config", "Downloaders", "Loaded", "describe", "format_value", "settings"]
-
 Text = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]

@@ -13,8 +13,6 @@ from typing import Any
 from whisper_api.coercion import convert
 from whisper_api.errors import ConfigError
 
-__all__ = ["SECRETS", "Setting", "Sources", "read"]
-
 # Keys whose values are never shown.
 SECRETS = frozenset({"HF_TOKEN"})
 

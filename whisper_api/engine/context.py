@@ -15,16 +15,16 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from whisper_api.engine.models.cache import ModelCache, ModelSource
-from whisper_api.engine.models.store import LocalModel, ModelStore
+from whisper_api.engine.models.files import LocalModel
+from whisper_api.engine.models.store import ModelStore
 from whisper_api.engine.options import ResolvedOptions
 from whisper_api.engine.plan import StagePlan
 from whisper_api.engine.worker.device import Device
 from whisper_api.engine.worker.device_errors import clear_frames, is_out_of_memory, kind_of
-from whisper_api.engine.worker.worker import BatchOperation, GpuWorker
+from whisper_api.engine.worker.fair_queue import BatchOperation
+from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import Canceled, DeviceLost, EngineClosed, ForkedProcess, ModelUnavailable
 from whisper_api.schema import PartialSegments, Progress, Segment, Stage
-
-__all__ = ["JobContext", "forget_frames"]
 
 # Interval at which a waiting job thread checks for cancellation.
 POLL_SECONDS = 0.05

@@ -31,15 +31,14 @@ from whisper_api.engine.worker.device_pool import DeviceRuntime, WorkerPool
 from whisper_api.engine.worker.statistics import DeviceStatistics
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import DeviceLost, EngineClosed, InvalidOption, ModelError, OutOfMemory
-from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import PartialSegments, Progress, Transcript
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.models.download import DownloadProgress
-    from whisper_api.engine.models.store import LocalModel
+    from whisper_api.engine.models.files import LocalModel
     from whisper_api.voices import VoiceEmbedding
-
-__all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,6 @@ from whisper_api.engine.context import JobContext
 from whisper_api.engine.vad import Detection, Span, SpeechFrames
 from whisper_api.schema import SAMPLE_RATE, Redaction, Segment, Turn
 
-__all__ = ["Heard", "hear"]
-
 # ``auto`` separates channels of which two have this much speech, in seconds. Where they have any sound in common, at
 # most half of the speech may be at the same time, and crosstalk at most -10 dB.
 AUTO_SPEECH_SECONDS = 1.0

@@ -26,9 +26,8 @@ from whisper_api.engine.context import JobContext
 from whisper_api.engine.options import ResolvedOptions
 from whisper_api.engine.silero import SILERO_FRAME, silero_probabilities
 from whisper_api.engine.vad import SpeechFrames
-from whisper_api.schema import HALLUCINATION, SAMPLE_RATE, VAD_ONSET, Hallucinations, Segment
-
-__all__ = ["InventedText", "Phrases", "Voice"]
+from whisper_api.options import VAD_ONSET, Hallucinations
+from whisper_api.schema import HALLUCINATION, SAMPLE_RATE, Segment
 
 Floats = NDArray[np.float32]
 Kind = Literal["credits", "farewells"]

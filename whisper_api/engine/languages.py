@@ -12,17 +12,6 @@ from collections.abc import Iterable
 
 from whisper_api.errors import InvalidOption
 
-__all__ = [
-    "AUTO",
-    "CODES",
-    "ENGLISH_NAMES",
-    "MULTI",
-    "language_code",
-    "language_or_auto",
-    "nearest_language",
-    "translates",
-]
-
 # Values of the option ``language`` that name no language: detect the one that is spoken, or the several ones.
 AUTO = "auto"
 MULTI = "multi"

@@ -19,8 +19,6 @@ from whisper_api.engine.whisper.window import SPARSE_VOICED_SECONDS
 from whisper_api.schema import SAMPLE_RATE, Segment, Word
 from whisper_api.word_spacing import word_spans
 
-__all__ = ["decode_lost_speech", "inserted"]
-
 # Seconds of the pauses around a stretch that are decoded with it.
 MARGIN = 0.2
 

@@ -6,9 +6,7 @@ import msgspec
 
 from whisper_api.engine.languages import language_or_auto
 from whisper_api.errors import InvalidOption
-from whisper_api.schema import VAD_ONSET, TranscriptionOptions, VadMethod
-
-__all__ = ["DEFAULT_BEAM_SIZE", "ResolvedOptions", "resolve"]
+from whisper_api.options import VAD_ONSET, TranscriptionOptions, VadMethod
 
 DEFAULT_BEAM_SIZE = 5
 # Padding and minimum silence were chosen on speech with reference texts: 0.3 s each gave the fewest word errors with

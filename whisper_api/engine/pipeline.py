@@ -31,17 +31,16 @@ from whisper_api.engine.text import Text, untimed
 from whisper_api.engine.whisper.model import Whisper
 from whisper_api.engine.whisper.recognizer import Recognizer
 from whisper_api.errors import ModelError
-from whisper_api.schema import Redaction, Segment, Stage, Transcript, redact_kinds
+from whisper_api.options import redact_kinds
+from whisper_api.schema import Redaction, Segment, Stage, Transcript
 from whisper_api.time_order import in_order
 
 if TYPE_CHECKING:
     from whisper_api.engine.audio.track import AudioMemory
     from whisper_api.engine.diarize.pipeline import Diarization
-    from whisper_api.engine.models.store import LocalModel
+    from whisper_api.engine.models.files import LocalModel
     from whisper_api.engine.whisper.settings import WhisperSettings
     from whisper_api.voices import VoiceEmbedding
-
-__all__ = ["TranscriptionRun"]
 
 log = logging.getLogger(__name__)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whisper_api.schema import Progress, Stage, TranscriptionOptions
-
-__all__ = ["STAGE_WEIGHTS", "StagePlan"]
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Progress, Stage
 
 # Approximate relative durations of the stages, for progress only; time estimates use measured durations.
 STAGE_WEIGHTS: dict[Stage, float] = {

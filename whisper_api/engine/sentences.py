@@ -11,8 +11,6 @@ from msgspec.structs import replace
 from whisper_api.schema import LANGUAGES_WITHOUT_SPACES, Segment
 from whisper_api.word_spacing import joined, word_spans
 
-__all__ = ["spans", "split_sentences"]
-
 log = logging.getLogger(__name__)
 
 # sentencex treats non-ASCII white space as a single byte, and fails on a lone surrogate. Replacing one character by one

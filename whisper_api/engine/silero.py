@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from whisper_api.engine.audio.level import hearing_gains
 from whisper_api.engine.worker.device import physical_cores
-from whisper_api.schema import SAMPLE_RATE, VAD_ONSET
-
-__all__ = ["SILERO_FRAME", "silero_probabilities", "silero_session"]
+from whisper_api.options import VAD_ONSET
+from whisper_api.schema import SAMPLE_RATE
 
 SILERO_FRAME = 512
 CONTEXT = 64

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from whisper_api.engine.hearing import Heard
     from whisper_api.voices import VoiceEmbedding
 
-__all__ = ["Diarizing", "diarizing", "found_in", "known_voices", "speakers_in_order"]
-
 # How often the job's thread reports the progress of diarization.
 PROGRESS_SECONDS = 0.2
 

@@ -16,8 +16,6 @@ from whisper_api.engine.whisper.recognizer import Recognizer
 from whisper_api.engine.whisper.tokens import hand_out_tokens
 from whisper_api.schema import Segment, WordTimes
 
-__all__ = ["Text", "untimed"]
-
 
 @dataclass
 class Text:

@@ -15,18 +15,6 @@ from whisper_api.engine.options import ResolvedOptions
 from whisper_api.engine.silero import SILERO_FRAME, silero_probabilities
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = [
-    "Detection",
-    "Span",
-    "SpeechFrames",
-    "cut_at_pauses",
-    "detect",
-    "pyannote_frames",
-    "silero_frames",
-    "speech_spans",
-    "windows",
-]
-
 WINDOW_SECONDS = 30.0
 # In a longer silence inside a window Whisper tends to invent text, and silence costs as much time as speech.
 MAX_SILENCE_SECONDS = 4.0

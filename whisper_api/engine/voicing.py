@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from whisper_api.engine.vad import SpeechFrames
 from whisper_api.schema import SAMPLE_RATE, Segment, Word
 
-__all__ = ["Interval", "Voicing", "bounded", "bounded_segments", "longest_plausible"]
-
 Interval = tuple[float, float]
 """Start and end in seconds."""
 

@@ -18,11 +18,9 @@ from whisper_api.errors import CallerLimit, ModelUnavailable
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.retention import Retention, remove_upload
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.rows import Job, JobRequest
-
-__all__ = ["Reservation", "Reservations", "Submission", "check_download"]
 
 RETRY_SECONDS = 30.0
 

@@ -23,8 +23,6 @@ from whisper_api.store.jobs import DATABASE_NAME, JobStore
 from whisper_api.store.locks import locked_directories
 from whisper_api.store.migrations import MIGRATIONS
 
-__all__ = ["BackedUp", "Restored", "back_up", "restore"]
-
 AUDIO = "audio"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PARTS = ("", "-wal", "-shm")

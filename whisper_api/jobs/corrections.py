@@ -19,8 +19,6 @@ from whisper_api.speaker_turns import joined_turns
 from whisper_api.time_order import in_order
 from whisper_api.word_spacing import word_spans
 
-__all__ = ["applied", "checked", "corrected"]
-
 T = TypeVar("T")
 
 ARROW = re.compile(r"--+>")

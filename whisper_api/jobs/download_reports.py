@@ -13,8 +13,6 @@ from whisper_api.errors import Canceled, EngineClosed
 if TYPE_CHECKING:
     from whisper_api.engine.models.download import DownloadProgress
 
-__all__ = ["DownloadReports"]
-
 
 @dataclass(frozen=True, eq=False)
 class _Watch:

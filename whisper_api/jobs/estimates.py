@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from whisper_api.errors import StorageError
 from whisper_api.jobs.running import ProgressSnapshot
-from whisper_api.schema import Stage, Task, Transcript, TranscriptionOptions
-from whisper_api.store.jobs import Job, JobStore, Rates
-
-__all__ = ["Estimates"]
+from whisper_api.options import Task, TranscriptionOptions
+from whisper_api.schema import Stage, Transcript
+from whisper_api.store.jobs import JobStore
+from whisper_api.store.rows import Job, Rates
 
 # A window of Whisper is 30 seconds long, so a shorter recording takes about as long as one of this length, in seconds.
 SHORTEST = 10.0

@@ -27,9 +27,7 @@ from whisper_api.job_values import (
     JobQueuedEvent,
     JobSegmentEvent,
 )
-from whisper_api.store.jobs import Job
-
-__all__ = ["LAST_ID", "TERMINAL", "JobEvents", "NumberedEvent", "Watch", "event_of"]
+from whisper_api.store.rows import Job
 
 # Id of the event that ends a job: above all others, the same after a restart, and the largest integer that JavaScript
 # represents exactly.

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
-from whisper_api.schema import PartialSegments, Progress, Transcript, TranscriptionOptions
-from whisper_api.store.jobs import Job
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import PartialSegments, Progress, Transcript
+from whisper_api.store.rows import Job
 from whisper_api.voices import VoiceEmbedding
 
 if TYPE_CHECKING:
     from whisper_api.engine.worker.statistics import DeviceStatistics
-
-__all__ = ["EngineCount", "EngineFacts", "Executor", "ExecutorFacts", "OnMissingModel", "OnPartial", "OnProgress"]
 
 OnProgress = Callable[[Progress], None]
 OnPartial = Callable[[PartialSegments], None]

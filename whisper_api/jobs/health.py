@@ -15,8 +15,6 @@ from whisper_api.jobs.preload import Preload
 from whisper_api.jobs.running import ProgressSnapshot, RunningJobs
 from whisper_api.store.jobs import JobStore
 
-__all__ = ["Health", "HealthWatch"]
-
 log = logging.getLogger("whisper_api.jobs")
 
 TICKS_PER_STALL = 4

@@ -36,8 +36,6 @@ from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
 from whisper_api.telemetry import Metrics, ServiceState, Tracing, start_tracing
 
-__all__ = ["STOP_SECONDS", "Lifecycle"]
-
 log = logging.getLogger("whisper_api.jobs")
 
 # A job that was asked to stop has this long. A work item takes less, unless the device hangs.

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from whisper_api.errors import DeviceError, EngineClosed, InvalidOption, ModelUnavailable, UnknownModel
 from whisper_api.jobs.download_reports import DownloadReports
 from whisper_api.jobs.executor import EngineCount, Executor, ExecutorFacts, OnMissingModel, OnPartial, OnProgress
-from whisper_api.schema import Progress, Transcript, TranscriptionOptions
-from whisper_api.store.jobs import Job
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Progress, Transcript
+from whisper_api.store.rows import Job
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from whisper_api.engine.models.store import ModelStore
     from whisper_api.engine.worker.device import Device
     from whisper_api.voices import VoiceEmbedding
-
-__all__ = ["EXECUTORS", "LocalExecutor"]
 
 log = logging.getLogger("whisper_api.jobs")
 
@@ -91,7 +90,7 @@ class LocalExecutor:
 
     def model_name(self, options: TranscriptionOptions) -> str:
         """The catalogue's name of the model, with aliases and ``auto`` resolved."""
-        from whisper_api.engine.models.store import model_facts
+        from whisper_api.engine.models.files import model_facts
 
         name = self._model(options)
         if name == "auto":

@@ -12,8 +12,6 @@ from whisper_api.jobs.queue import JobQueue
 from whisper_api.store.rows import Job
 from whisper_api.telemetry import Metrics
 
-__all__ = ["ModelDownloads", "WaitsForModel"]
-
 log = logging.getLogger("whisper_api.jobs")
 
 # A download looks for its waiting jobs with this pause, and stops when the last of them was canceled.

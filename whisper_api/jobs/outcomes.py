@@ -7,16 +7,6 @@ from dataclasses import dataclass
 
 from whisper_api.schema import Transcript
 
-__all__ = [
-    "AUDIO_NAME",
-    "Completed",
-    "Failed",
-    "Outcome",
-    "PutBack",
-    "WasCanceled",
-    "failure_of",
-]
-
 AUDIO_NAME = "audio"
 MAX_ERROR_LENGTH = 500
 # Absolute paths of two names or more, on any system, but not the path of a URL.

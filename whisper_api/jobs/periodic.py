@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-__all__ = ["Periodic"]
-
 
 class Periodic:
     """Calls a function in a thread, again and again with the same pause.

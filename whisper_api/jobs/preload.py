@@ -11,8 +11,6 @@ from whisper_api.errors import DeviceError, DeviceLost, ModelError
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.outcomes import failure_of
 
-__all__ = ["Preload"]
-
 log = logging.getLogger("whisper_api.jobs")
 
 RETRY_SECONDS = (30.0, 60.0, 120.0, 300.0, 600.0)

@@ -8,8 +8,6 @@ import threading
 
 from whisper_api.errors import Draining, QueueFull
 
-__all__ = ["JobQueue"]
-
 RETRY_SECONDS = 10.0
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 
 from whisper_api.jobs.outcomes import Failed, PutBack
-from whisper_api.store.jobs import Job, JobStore
-
-__all__ = ["after_crash", "recover"]
+from whisper_api.store.jobs import JobStore
+from whisper_api.store.rows import Job
 
 log = logging.getLogger("whisper_api.jobs")
 

@@ -22,8 +22,6 @@ from whisper_api.errors import StorageError
 from whisper_api.jobs.periodic import Periodic
 from whisper_api.store.jobs import JobStore
 
-__all__ = ["UPLOAD_FILES", "Retention", "Swept", "remove_upload"]
-
 log = logging.getLogger(__name__)
 
 # The only names in the directory of an upload: the file during the upload and after it, and known speakers.

@@ -13,8 +13,6 @@ from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.running import RunningJobs
 from whisper_api.store.jobs import JobStore
 
-__all__ = ["EXPIRED", "REASON", "Revocations"]
-
 log = logging.getLogger("whisper_api.jobs")
 
 REASON = "The key that submitted this job was revoked"

@@ -10,8 +10,6 @@ from typing import Literal
 
 from whisper_api.schema import Progress
 
-__all__ = ["ProgressSnapshot", "RunningJob", "RunningJobs"]
-
 # Stages that are no work for the job.
 WITHOUT_WORK = frozenset(("queue", "download", "load", "done"))
 # Why a running job was asked to stop.

@@ -14,7 +14,6 @@ from whisper_api.jobs.admission import Reservation, Submission, check_download
 from whisper_api.jobs.corrections import checked, corrected
 from whisper_api.jobs.events import Watch
 from whisper_api.jobs.executor import Executor, ExecutorFacts
-from whisper_api.jobs.health import Health
 from whisper_api.jobs.lifecycle import STOP_SECONDS, Lifecycle
 from whisper_api.jobs.local_executor import EXECUTORS
 from whisper_api.jobs.retention import remove_upload
@@ -24,13 +23,13 @@ from whisper_api.jobs.statuses import status_of
 from whisper_api.jobs.traces import traced
 from whisper_api.jobs.vocabularies import Vocabularies
 from whisper_api.jobs.webhooks import Webhooks
+from whisper_api.options import TranscriptionOptions
 from whisper_api.outbound.connecting import hosts_in
-from whisper_api.schema import Transcript, TranscriptionOptions
+from whisper_api.schema import Transcript
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, page_of
-from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, Job, JobStore
+from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, JobStore
+from whisper_api.store.rows import Job
 from whisper_api.store.usage import OverQuota
-
-__all__ = ["Health", "JobService", "Reservation", "Submission"]
 
 log = logging.getLogger("whisper_api.jobs")
 

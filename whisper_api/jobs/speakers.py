@@ -16,8 +16,6 @@ from whisper_api.store.jobs import JobStore
 from whisper_api.store.speakers import KnownVoice
 from whisper_api.voices import Speaker, VoiceEmbedding, checked_name
 
-__all__ = ["MAX_SAMPLES", "NAME_FIELD", "SAMPLES_FIELD", "KnownSpeakers"]
-
 log = logging.getLogger("whisper_api.jobs")
 
 NAME_FIELD, SAMPLES_FIELD = "name", "samples"

@@ -10,8 +10,6 @@ from whisper_api.records import rfc3339, rfc3339_or_none
 from whisper_api.schema import Stage
 from whisper_api.store.rows import Job
 
-__all__ = ["status_of"]
-
 
 def status_of(
     job: Job,

@@ -12,10 +12,9 @@ from whisper_api.job_values import JobCanceledEvent, JobCompletedEvent, JobEvent
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.outcomes import Completed, Outcome
 from whisper_api.jobs.usage import model_label
-from whisper_api.store.jobs import Job, JobStore
+from whisper_api.store.jobs import JobStore
+from whisper_api.store.rows import Job
 from whisper_api.telemetry import Tracing
-
-__all__ = ["end_trace", "fail_trace", "start_trace", "traced"]
 
 # What OpenTelemetry's conventions write for an error without a name.
 OTHER_ERROR = "_OTHER"

@@ -19,8 +19,6 @@ from whisper_api.store.rows import JobRequest
 from whisper_api.store.usage import Charge, OverQuota, day_of
 from whisper_api.usage_records import QuotaUse, Usage
 
-__all__ = ["UsageLog", "model_label"]
-
 log = logging.getLogger(__name__)
 
 # A process that is killed loses the requests of this time. Jobs and audio are on the disk with their job.
@@ -174,7 +172,7 @@ class UsageLog:
 
 def model_label(name: str) -> str:
     """A model as the catalogue names it. Other names may be paths of this machine, and have no bound."""
-    from whisper_api.engine.models.store import model_facts
+    from whisper_api.engine.models.files import model_facts
 
     entry = model_facts(name)
     return "other" if entry is None else entry.name

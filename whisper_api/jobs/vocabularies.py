@@ -10,10 +10,8 @@ from msgspec.structs import replace
 
 from whisper_api.errors import InvalidOption, VocabularyNotFound
 from whisper_api.job_values import Vocabulary
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
 from whisper_api.store.jobs import JobStore
-
-__all__ = ["MAX_TERMS", "MAX_TERM_CHARACTERS", "MAX_VOCABULARIES", "Vocabularies", "checked_terms"]
 
 MAX_VOCABULARIES = 100
 MAX_TERMS = 2000

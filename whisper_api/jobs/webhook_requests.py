@@ -31,8 +31,6 @@ from whisper_api.store.deliveries import EVENT_OF, Delivery
 from whisper_api.store.jobs import JobStore
 from whisper_api.webhooks import WebhookData, WebhookEvent
 
-__all__ = ["MAX_RESULT_BYTES", "Answer", "Bodies", "WebhookRequests"]
-
 log = logging.getLogger("whisper_api.jobs")
 
 # A whole attempt, with the lookup of the name. No receiver needs longer to note an event.

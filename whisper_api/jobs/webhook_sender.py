@@ -26,8 +26,6 @@ from whisper_api.store.jobs import JobStore
 from whisper_api.telemetry import Metrics
 from whisper_api.webhooks import TEST_EVENT, signature
 
-__all__ = ["DELAYS", "LONGEST_RETRY_AFTER", "WebhookSender", "pause_after"]
-
 log = logging.getLogger("whisper_api.jobs")
 
 # Seconds before the second and each later attempt.

@@ -33,8 +33,6 @@ from whisper_api.webhooks import (
     new_secret,
 )
 
-__all__ = ["MAX_ENDPOINTS", "EndpointChange", "Webhooks", "checked_url"]
-
 log = logging.getLogger("whisper_api.jobs")
 
 MAX_ENDPOINTS = 20

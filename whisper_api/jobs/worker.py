@@ -26,11 +26,10 @@ from whisper_api.jobs.running import RunningJob, RunningJobs
 from whisper_api.jobs.traces import end_trace, start_trace
 from whisper_api.jobs.usage import model_label
 from whisper_api.schema import PartialSegments, Progress
-from whisper_api.store.jobs import Job, JobStore
+from whisper_api.store.jobs import JobStore
+from whisper_api.store.rows import Job
 from whisper_api.telemetry import Metrics, Tracing
 from whisper_api.voices import VoiceEmbedding
-
-__all__ = ["Worker", "WorkerDeps"]
 
 log = logging.getLogger("whisper_api.jobs")
 

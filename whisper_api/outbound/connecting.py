@@ -23,8 +23,6 @@ from urllib.parse import SplitResult
 from whisper_api.outbound.addresses import Address, Resolver, is_own, is_public, literal, resolve
 from whisper_api.outbound.urls import host_of
 
-__all__ = ["LOOKUP_SECONDS", "ConnectRules", "Connector", "NotReachable", "hosts_in"]
-
 # Number of addresses of one host that are tried.
 MAX_ADDRESSES = 4
 # When the first name server is out of order, the system asks the second after five seconds.

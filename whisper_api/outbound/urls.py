@@ -8,8 +8,6 @@ from urllib.parse import SplitResult, urlsplit
 
 from whisper_api.errors import Portable
 
-__all__ = ["MAX_URL_CHARACTERS", "PORTS", "UrlRefused", "host_of", "path_of", "target_of"]
-
 MAX_URL_CHARACTERS = 8192
 PORTS = {"http": 80, "https": 443}
 

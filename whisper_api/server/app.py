@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from whisper_api.jobs.executor import Executor
     from whisper_api.jobs.service import JobService
 
-__all__ = ["checked", "create_app", "create_metrics_app"]
-
 NATIVE_ROUTES = {
     "/": Resource({"GET": page.PAGE}),
     "/assets/{name}": Resource({"GET": page.ASSET}),

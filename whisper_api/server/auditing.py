@@ -14,8 +14,6 @@ from whisper_api.server.middleware.proxies import client_address
 from whisper_api.server.responses.problems import CODE
 from whisper_api.server.state import ServerState, blocking, state_in
 
-__all__ = ["CLIENT_GONE", "begin", "note", "record", "record_lost_client"]
-
 # Keys of an ASGI scope: the action of the operation, and the ids of what it acts on.
 ACTION = "whisper_api.audit_action"
 TARGETS = "whisper_api.audit_targets"

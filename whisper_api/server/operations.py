@@ -14,8 +14,6 @@ from whisper_api.key_values import Role, Scope
 from whisper_api.server.query import query_value
 from whisper_api.server.responses.problems import Problem
 
-__all__ = ["Answer", "Cause", "FormBody", "FormField", "Handler", "JsonBody", "Operation", "Parameter"]
-
 Handler = Callable[[Request], Awaitable[Response]]
 # The cause of an error response.
 Cause = type[Exception] | Problem | int

@@ -13,8 +13,6 @@ from whisper_api.errors import JobNotFound
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.form_fields import converted
 
-__all__ = ["MOMENT", "idempotency_key", "job_id_of", "query_value", "seconds_of", "status_location", "status_path"]
-
 # The type of a parameter that is a time.
 MOMENT = Annotated[datetime, Meta(tz=True)]
 MAX_KEY_CHARACTERS = 255

@@ -16,8 +16,6 @@ from whisper_api.server.systemd import Supervisor
 if TYPE_CHECKING:
     from whisper_api.server.connections import Connections
 
-__all__ = ["LoadConfig", "reload_when_asked"]
-
 log = logging.getLogger(__name__)
 
 LoadConfig = Callable[[], Loaded]

@@ -18,8 +18,6 @@ from whisper_api.server.operations import Operation
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.part_headers import shown
 
-__all__ = ["JsonResponse", "Resource"]
-
 
 class JsonResponse(Response):
     """A value or a Struct as JSON."""

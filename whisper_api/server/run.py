@@ -23,8 +23,6 @@ from whisper_api.server.systemd import Supervisor
 if TYPE_CHECKING:
     from whisper_api.server.state import ServerState
 
-__all__ = ["Server", "Started", "serve"]
-
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 

@@ -10,8 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["Asked", "signals_handled"]
-
 
 class Asked:
     """A request to the server, which any thread and a signal handler may make.

@@ -10,8 +10,6 @@ import socket
 
 from whisper_api.errors import ConfigError
 
-__all__ = ["is_loopback", "listen", "network_of", "only_local", "url_of"]
-
 # Number of connections that the system holds while the server is busy.
 BACKLOG = 1024
 MAX_MILLISECONDS = 2**31 - 1

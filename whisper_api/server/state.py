@@ -15,35 +15,16 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.requests import Request
 from starlette.types import Scope
 
-from whisper_api.access.keys import Key
 from whisper_api.access.request_limits import RequestLimits
 from whisper_api.config import Config, with_new_values
 from whisper_api.errors import RateLimited
 from whisper_api.server.realtime.waiters import Waiters
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.turns import Amounts, Turns, client_network
+from whisper_api.store.rows import Key
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
-
-__all__ = [
-    "LIMITS",
-    "ServerState",
-    "blocking",
-    "caller_of",
-    "count_request",
-    "note_quotas",
-    "owner_of",
-    "reads",
-    "sees_texts",
-    "service_of",
-    "state_in",
-    "state_of",
-    "thread_count",
-    "version",
-    "viewer_of",
-    "writes",
-]
 
 T = TypeVar("T")
 

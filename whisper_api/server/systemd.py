@@ -12,8 +12,6 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 
-__all__ = ["Supervisor"]
-
 
 class Supervisor:
     """The service manager that has started this process, if any; else every report does nothing.

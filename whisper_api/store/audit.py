@@ -13,8 +13,6 @@ from datetime import datetime, timezone
 from whisper_api.audit_records import ALL_RECORDS, AuditFilter, AuditRecord
 from whisper_api.store.tables import Tables
 
-__all__ = ["AuditTable"]
-
 _COLUMNS = tuple(name for name in AuditRecord.__struct_fields__ if name != "seq")
 _INSERT = f"INSERT INTO audit ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _SELECT = f"SELECT seq, {', '.join(_COLUMNS)} FROM audit"

@@ -20,8 +20,6 @@ from whisper_api.errors import StorageError
 from whisper_api.store.database import named_errors, sync_directory
 from whisper_api.store.migrations import MIGRATIONS
 
-__all__ = ["BackupFile", "OpenUpload", "write_backup"]
-
 BUSY_SECONDS = 30.0
 PIECE_BYTES = 4 << 20
 ATTEMPTS = 10

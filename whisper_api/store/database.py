@@ -24,8 +24,6 @@ from whisper_api.errors import ForkedProcess, StorageError, StorageFull, Storage
 from whisper_api.store.locks import locked
 from whisper_api.store.texts import PAGE_BYTES
 
-__all__ = ["Database", "Migration", "named_errors", "sync_directory"]
-
 Migration = Sequence[str | Callable[[sqlite3.Connection], None]]
 """The steps from one version of the schema to the next: statements, and functions where SQL does not suffice."""
 

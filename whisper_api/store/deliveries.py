@@ -20,8 +20,6 @@ from whisper_api.store.texts import JobText, padded
 from whisper_api.store.webhooks import Endpoint, WebhookTable, endpoint_of, endpoints_in, is_revoked, target_digest
 from whisper_api.webhooks import TEST_EVENT, DeliveryState, WebhookEventType
 
-__all__ = ["Delivery", "DeliveryFilter", "DeliveryTable"]
-
 EVENT_OF: dict[JobState, WebhookEventType] = {
     "Completed": "transcription.completed",
     "Failed": "transcription.failed",

@@ -16,8 +16,6 @@ from whisper_api.store.rows import JOB_COLUMNS, Job, job_of
 from whisper_api.store.tables import Tables
 from whisper_api.store.texts import digest
 
-__all__ = ["ALL_JOBS", "SELECT_JOB", "JobFilter", "JobQueries", "conditions", "find_job", "page_of"]
-
 T = TypeVar("T")
 
 # Most entries of a page.

@@ -27,14 +27,12 @@ from whisper_api.store.keys import KeyTable
 from whisper_api.store.metadata import searchable
 from whisper_api.store.migrations import MIGRATIONS
 from whisper_api.store.results import ResultTable, learn
-from whisper_api.store.rows import JOB_COLUMNS, Job, Key, Rates, job_of, text_of, values_of
+from whisper_api.store.rows import JOB_COLUMNS, Job, Rates, job_of, text_of, values_of
 from whisper_api.store.speakers import SpeakerTable
 from whisper_api.store.texts import delete_text, digest, padded, put_text
 from whisper_api.store.usage import CALLERS_FAULTS, Charge, UsageTable, charge_job, give_back, settle
 from whisper_api.store.vocabularies import VocabularyTable
 from whisper_api.trace_context import JobTrace
-
-__all__ = ["DATABASE_NAME", "AlreadyThere", "Job", "JobStore", "Key", "Rates"]
 
 DATABASE_NAME = "jobs.db"
 

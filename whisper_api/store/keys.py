@@ -15,8 +15,6 @@ from whisper_api.store.rows import KEY_COLUMNS, Key, OldSecret, key_of, key_valu
 from whisper_api.store.tables import Tables
 from whisper_api.store.webhooks import forget_webhooks
 
-__all__ = ["KeySecrets", "KeyTable", "NewSecret"]
-
 _SELECT_KEY = f"SELECT {', '.join(KEY_COLUMNS)}, digest, old_secrets FROM keys"
 # A rotation keeps this many secrets from before it; of more, those that were replaced first end at once.
 MOST_OLD_SECRETS = 8

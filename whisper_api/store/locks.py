@@ -10,8 +10,6 @@ from filelock import FileLock, Timeout
 
 from whisper_api.errors import StorageError, StorageLocked
 
-__all__ = ["LOCK_NAME", "locked", "locked_directories"]
-
 LOCK_NAME = "server.lock"
 
 

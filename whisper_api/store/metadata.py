@@ -9,8 +9,6 @@ import msgspec
 
 from whisper_api.errors import InvalidOption
 
-__all__ = ["MAX_BYTES", "metadata_of", "searchable", "searched"]
-
 MAX_BYTES = 16_384
 # Deeper than people write by hand, and far below the depth that exhausts the stack of a JSON reader.
 MAX_DEPTH = 64

@@ -11,8 +11,6 @@ from whisper_api.store.database import Migration
 from whisper_api.store.metadata import searchable
 from whisper_api.store.texts import JobText, digest, padded, put_text
 
-__all__ = ["MIGRATIONS"]
-
 
 def _enter_metadata(connection: sqlite3.Connection) -> None:
     """Fill the new table of metadata from the jobs of older versions."""

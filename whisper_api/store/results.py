@@ -12,8 +12,6 @@ from whisper_api.schema import Transcript
 from whisper_api.store.rows import Rates
 from whisper_api.store.tables import Tables
 
-__all__ = ["ResultTable", "learn"]
-
 # Each new sample counts for at least a fifth of the mean, so that the slow samples of a busy day are forgotten.
 _LEARN_RATE = """
     INSERT INTO stage_rates (model, device, stage, rate, samples) VALUES (?, ?, ?, ?, 1)

@@ -13,25 +13,9 @@ from msgspec.structs import replace
 from whisper_api.errors import StorageError
 from whisper_api.job_values import JobState
 from whisper_api.key_values import KeyState, Role, Scope
-from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.options import RenderOptions, TranscriptionOptions
 from whisper_api.store.texts import JobText, digest
 from whisper_api.trace_context import JobTrace
-
-__all__ = [
-    "JOB_COLUMNS",
-    "KEY_COLUMNS",
-    "Job",
-    "JobRequest",
-    "Key",
-    "OldSecret",
-    "Rates",
-    "job_of",
-    "key_of",
-    "key_values",
-    "old_secrets_of",
-    "text_of",
-    "values_of",
-]
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):

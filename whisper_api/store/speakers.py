@@ -13,8 +13,6 @@ from whisper_api.store.tables import Tables
 from whisper_api.store.texts import digest, padded
 from whisper_api.voices import VoiceEmbedding
 
-__all__ = ["KnownVoice", "SpeakerTable"]
-
 
 class KnownVoice(msgspec.Struct, frozen=True, kw_only=True):
     """A known speaker, as the database keeps it.

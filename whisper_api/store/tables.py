@@ -8,8 +8,6 @@ from typing import Any
 
 from whisper_api.store.database import Database
 
-__all__ = ["Tables"]
-
 
 class Tables:
     """The database of one data directory.

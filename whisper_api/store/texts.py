@@ -17,8 +17,6 @@ import msgspec
 
 from whisper_api.trace_context import JobTrace
 
-__all__ = ["PAGE_BYTES", "JobText", "delete_text", "digest", "padded", "put_text"]
-
 PAGE_BYTES = 4096
 # At most one page of a row lies outside its overflow pages. JSON may begin with spaces, so no reader removes them.
 _PADDING = b" " * PAGE_BYTES

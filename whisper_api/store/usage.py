@@ -13,8 +13,6 @@ from whisper_api.errors import InvalidInput, Portable
 from whisper_api.store.tables import Tables
 from whisper_api.usage_records import UsageRow
 
-__all__ = ["Allowance", "Charge", "OverQuota", "UsageTable", "charge_job", "day_of", "give_back", "settle"]
-
 # A job that fails with one of these errors stays charged, because its audio or options are to blame.
 CALLERS_FAULTS = frozenset(name for name in errors.__all__ if issubclass(getattr(errors, name), InvalidInput))
 # Charging and giving back seconds adds up rounding errors, up to this size.

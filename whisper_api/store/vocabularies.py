@@ -8,8 +8,6 @@ from whisper_api.job_values import Vocabulary
 from whisper_api.store.tables import Tables
 from whisper_api.store.texts import digest, padded
 
-__all__ = ["VocabularyTable"]
-
 
 class VocabularyTable(Tables):
     """The vocabularies of each key. Their texts can be deleted from the file, as ``texts.py`` explains."""

@@ -17,8 +17,6 @@ from whisper_api.store.tables import Tables
 from whisper_api.store.texts import digest, padded
 from whisper_api.webhooks import WebhookEventType
 
-__all__ = ["Endpoint", "SecretPair", "WebhookTable", "endpoint_of", "forget_webhooks", "target_digest"]
-
 
 class SecretPair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A secret, and the one before it, which signs too while receivers change to the new one.

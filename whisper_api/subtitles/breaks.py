@@ -14,8 +14,6 @@ from itertools import pairwise
 
 from whisper_api.subtitles.cells import Cell
 
-__all__ = ["CUT_PHRASE", "SENTENCE", "break_costs"]
-
 SENTENCE = 0
 CLAUSE = 12
 BEFORE_CONJUNCTION = 25

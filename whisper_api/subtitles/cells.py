@@ -19,8 +19,6 @@ from whisper_api.subtitles.cue import Source
 from whisper_api.time_order import Span, fitted, in_order
 from whisper_api.word_spacing import is_spaceless, pieces, space_between
 
-__all__ = ["Cell", "Part", "cells_of", "display_width"]
-
 # A line never begins with a CLOSING character and never ends with an OPENING character or a bracket that opens.
 CLOSING = frozenset(",.!?:;%)]}'\"、。，．！？：；・…‥ーゝゞヽヾ々〜％ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ")
 OPENING = frozenset("([{“‘")

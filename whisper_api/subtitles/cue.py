@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from whisper_api.time_order import fitted
 
-__all__ = ["Cue", "CueWord", "Line", "Source", "Subtitle"]
-
 
 class Source(NamedTuple):
     """The word of a transcript that a subtitle shows.

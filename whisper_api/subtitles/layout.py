@@ -18,8 +18,6 @@ from whisper_api.subtitles.cue import Cue, CueWord, Line
 from whisper_api.subtitles.rules import Rules
 from whisper_api.time_order import MIN_MILLISECONDS
 
-__all__ = ["LONG_PAUSE", "lay_out", "speaker_label"]
-
 LONG_PAUSE = 3000  # milliseconds of silence that end a subtitle that may continue over the end of a segment
 MOST_CELLS = 120  # in a subtitle that may be divided, so that the time of the layout stays linear
 DASHES = "-–—"

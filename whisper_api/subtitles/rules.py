@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
-from whisper_api.schema import RenderOptions
-
-__all__ = ["LANGUAGES", "PRESETS", "Rules", "needs_layout", "rules_of"]
+from whisper_api.options import RenderOptions
 
 # Read on 29 November 2026: Netflix, partnerhelp.netflixstudios.com, articles 215758617 "General Requirements" (5/6 s to
 # 7 s, two lines), 360051554394 "Subtitle Timing Guidelines" (a gap of two frames, here of 24 a second; pauses of up to

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from whisper_api.schema import RenderOptions, Segment, Transcript
+from whisper_api.options import RenderOptions
+from whisper_api.schema import Segment, Transcript
 from whisper_api.subtitles.cells import cells_of, display_width
 from whisper_api.subtitles.cue import Cue, CueWord, Line, Source
 from whisper_api.subtitles.layout import lay_out, speaker_label
 from whisper_api.subtitles.rules import Rules, needs_layout, rules_of
 from whisper_api.word_spacing import pieces
-
-__all__ = ["LaidOut", "subtitles"]
 
 # A time in milliseconds may be rounded up or down.
 ROUNDING = 1

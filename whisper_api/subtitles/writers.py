@@ -6,11 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from whisper_api.schema import RenderOptions
+from whisper_api.options import RenderOptions
 from whisper_api.subtitles.cue import Cue, Line, Subtitle
 from whisper_api.subtitles.rules import needs_layout
-
-__all__ = ["ass", "clock", "cues_json", "srt", "vtt"]
 
 # The colours by which broadcasters tell speakers apart, in the order of blue, green and red that the format has.
 ASS_COLOURS = ("FFFFFF", "00FFFF", "FFFF00", "00FF00")

@@ -16,8 +16,6 @@ from whisper_api.errors import ConfigError, ExtraMissing
 from whisper_api.logs import Repeats
 from whisper_api.telemetry.tracing import Tracing
 
-__all__ = ["exporters_wanted", "start_tracing"]
-
 log = logging.getLogger(__name__)
 
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

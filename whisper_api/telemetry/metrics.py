@@ -15,8 +15,6 @@ from prometheus_client.exposition import choose_encoder
 
 from whisper_api.telemetry.state import ServiceState, StateCollector
 
-__all__ = ["Metrics"]
-
 # Upper bounds in seconds. A status takes milliseconds; a synchronous request and an event stream many minutes.
 REQUEST_SECONDS = (0.005, 0.02, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 WAIT_SECONDS = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400)

@@ -25,8 +25,6 @@ from whisper_api.logs import current_trace
 from whisper_api.telemetry.tracing import AttributeValue, RequestSpan, Tracing
 from whisper_api.trace_context import JobTrace
 
-__all__ = ["Spans"]
-
 SERVICE = "whisper-api"
 PREFIX = "whisper_api"
 # How long the end of the process waits for a collector that does not answer.

@@ -12,8 +12,6 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from whisper_api.engine.worker.statistics import DeviceStatistics
 
-__all__ = ["ServiceState", "StateCollector"]
-
 
 class EngineState(Protocol):
     """What the metrics need to know of an engine of a cluster; a node is a machine."""

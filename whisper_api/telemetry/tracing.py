@@ -8,8 +8,6 @@ from typing import Protocol
 
 from whisper_api.trace_context import JobTrace
 
-__all__ = ["AttributeValue", "RequestSpan", "Tracing"]
-
 AttributeValue = str | int | float | bool
 
 

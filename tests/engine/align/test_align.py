@@ -29,7 +29,8 @@ from whisper_api.engine.options import resolve
 from whisper_api.engine.worker.device import Device
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import ModelCorrupt, UnknownModel
-from whisper_api.schema import SAMPLE_RATE, Segment, TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import SAMPLE_RATE, Segment
 
 Audio = npt.NDArray[np.float32]
 Spans = Callable[[str, str], list[tuple[int, int]]]

@@ -25,7 +25,8 @@ from whisper_api.engine.options import resolve
 from whisper_api.engine.worker.device import Device
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import Canceled, ModelUnavailable
-from whisper_api.schema import Progress, TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import Progress
 
 Floats = npt.NDArray[np.float32]
 Job = Callable[..., JobContext]

@@ -23,9 +23,17 @@ from hub_server import COMMIT, FILES, REPO, Hub, blob_id, serving
 
 from whisper_api.engine.models import store as catalog
 from whisper_api.engine.models.catalog import CATALOGUE
-from whisper_api.engine.models.download import Expected, SourceFailed, SourceUnreachable, WrongContent, fetch_url
+from whisper_api.engine.models.download import (
+    DownloadProgress,
+    Expected,
+    SourceFailed,
+    SourceUnreachable,
+    WrongContent,
+    fetch_url,
+)
 from whisper_api.engine.models.entry import Entry, HubSource, KnownFile
-from whisper_api.engine.models.store import DownloadProgress, ModelStore, model_facts
+from whisper_api.engine.models.files import model_facts
+from whisper_api.engine.models.store import ModelStore
 from whisper_api.errors import ModelCorrupt, ModelUnavailable
 
 TOKEN = "hf_aTokenThatNobodyMaySee"

@@ -23,7 +23,8 @@ from hub_server import REPO, serving
 
 from whisper_api import Canceled, Engine, TranscriptionOptions
 from whisper_api.engine.models.download import DownloadProgress
-from whisper_api.engine.models.store import ModelStore, model_facts
+from whisper_api.engine.models.files import model_facts
+from whisper_api.engine.models.store import ModelStore
 from whisper_api.engine.models.waits import locked, watched
 from whisper_api.jobs.local_executor import LocalExecutor
 

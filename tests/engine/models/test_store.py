@@ -15,8 +15,8 @@ import pytest
 
 from whisper_api.engine.models.catalog import ALIASES, CATALOGUE, HUB_ALIGNMENT, TORCHAUDIO_ALIGNMENT
 from whisper_api.engine.models.derived_files import write_record
-from whisper_api.engine.models.files import list_models
-from whisper_api.engine.models.store import ModelStore, model_facts
+from whisper_api.engine.models.files import list_models, model_facts
+from whisper_api.engine.models.store import ModelStore
 from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
 
 HERE = {"config.json": b"{}", "model.bin": b"weights", "tokenizer.json": b"{}", "vocabulary.txt": b"a"}

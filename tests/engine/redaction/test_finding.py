@@ -11,7 +11,7 @@ import pytest
 
 from whisper_api.engine.languages import ENGLISH_NAMES
 from whisper_api.engine.redaction.segments import find
-from whisper_api.schema import RedactKind
+from whisper_api.options import RedactKind
 
 ALL: tuple[RedactKind, ...] = ("names", "emails", "phones", "cards", "accounts", "ids", "numbers")
 NAMES = Path(__file__).parent

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from whisper_api.engine.redaction import limits, redact
 from whisper_api.engine.redaction.segments import MARKERS
 from whisper_api.formats import FORMATS, render
-from whisper_api.schema import RedactKind, Segment, TokenLogprob, Transcript, TranscriptionOptions, Word
+from whisper_api.options import RedactKind, TranscriptionOptions
+from whisper_api.schema import Segment, TokenLogprob, Transcript, Word
 from whisper_api.word_spacing import word_spans
 
 ALL: tuple[RedactKind, ...] = ("names", "emails", "phones", "cards", "accounts", "ids", "numbers")

@@ -14,6 +14,7 @@ from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.whisper import window_decoder
 from whisper_api.engine.whisper.prompt import copied_runs, is_heard, may_be_leaked
 from whisper_api.engine.whisper.resemblance import likeness, plain_words
+from whisper_api.engine.whisper.window import Attempt
 
 RATE = 16_000
 PROMPT = "The following is a meeting about Zyntriqix, Digique Plus and CynapseFive."
@@ -87,7 +88,7 @@ def test_words_that_replace_speech_make_room_for_it(
     plain = transcribed(engine, audio)
     real = window_decoder.WindowDecoder.attempt
 
-    def leaking(self: window_decoder.WindowDecoder, decoded: object, temperature: float) -> window_decoder.Attempt:
+    def leaking(self: window_decoder.WindowDecoder, decoded: object, temperature: float) -> Attempt:
         attempt = real(self, decoded, temperature)  # type: ignore[arg-type]
         attempts.append(attempt.text)
         return dataclasses.replace(attempt, text=PROMPT) if len(attempts) == 1 else attempt

@@ -14,6 +14,7 @@ from whisper_api.engine.whisper import window_decoder
 from whisper_api.engine.whisper.onnx.model import OnnxWhisper
 from whisper_api.engine.whisper.prompt import TERMS_OF_A_WINDOW, Vocabulary, has_term
 from whisper_api.engine.whisper.resemblance import Sounds
+from whisper_api.engine.whisper.window import Attempt
 
 RATE = 16_000
 FIRST = ("Hart", "Lind", "Berg", "Stein", "Wood", "Ash", "Black", "Carl", "Dan", "Gold", "Hol", "Kings", "Mor", "Peter")
@@ -55,7 +56,7 @@ def test_a_window_without_similar_terms_is_decoded_once(
     real = window_decoder.WindowDecoder.attempt
     texts: list[str] = []
 
-    def counted(self: window_decoder.WindowDecoder, decoded: object, temperature: float) -> window_decoder.Attempt:
+    def counted(self: window_decoder.WindowDecoder, decoded: object, temperature: float) -> Attempt:
         attempt = real(self, decoded, temperature)  # type: ignore[arg-type]
         texts.append(attempt.text)
         return attempt

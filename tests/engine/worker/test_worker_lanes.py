@@ -15,8 +15,8 @@ import pytest
 from fakes import until
 
 from whisper_api.engine.worker.batch_runner import ATTEMPTS
-from whisper_api.engine.worker.fair_queue import Again
-from whisper_api.engine.worker.worker import BatchOperation, GpuWorker
+from whisper_api.engine.worker.fair_queue import Again, BatchOperation
+from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import EngineClosed, OutOfMemory
 
 LONG = 20.0

@@ -7,8 +7,6 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Check", "State", "attempt", "failure"]
-
 State = Literal["ok", "missing", "warning", "failed"]
 
 # Words in the text of an error to the remedy.

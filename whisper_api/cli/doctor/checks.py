@@ -17,8 +17,6 @@ from whisper_api.permissions import exposed_files
 if TYPE_CHECKING:
     from whisper_api.config import Loaded
 
-__all__ = ["Report", "examine"]
-
 DISTRIBUTIONS = (
     "whisper-api",
     "torch",

@@ -19,8 +19,6 @@ from whisper_api.errors import InvalidOption
 if TYPE_CHECKING:
     from whisper_api.cli.doctor.server import ServerReport
 
-__all__ = ["add_arguments", "run"]
-
 WORDS = {"ok": "ok", "missing": "-", "warning": "WARNING", "failed": "FAILED"}
 WIDTH = max(map(len, WORDS.values()))
 

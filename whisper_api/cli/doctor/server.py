@@ -18,9 +18,8 @@ from whisper_api.client import Client
 from whisper_api.client.responses import unreachable, untrusted
 from whisper_api.engine.models.download import human_bytes
 from whisper_api.errors import WhisperApiError
-from whisper_api.schema import SAMPLE_RATE, TranscriptionOptions
-
-__all__ = ["ServerReport", "examine_server"]
+from whisper_api.options import TranscriptionOptions
+from whisper_api.schema import SAMPLE_RATE
 
 CLIP_SECONDS = 2.0
 # The longest time for the job of the clip, its wait included.

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["SOUND_SECONDS", "as_wav"]
-
 SOUND_SECONDS = 4.0
 
 

@@ -15,15 +15,14 @@ from whisper_api.cli.doctor.sound import SOUND_SECONDS, as_wav
 from whisper_api.engine.audio.sample import speech
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.languages import AUTO, MULTI
-from whisper_api.engine.models.store import LocalModel, ModelStore
+from whisper_api.engine.models.files import LocalModel
+from whisper_api.engine.models.store import ModelStore
 from whisper_api.errors import ModelUnavailable
 from whisper_api.schema import SAMPLE_RATE, Segment
 
 if TYPE_CHECKING:
     from whisper_api.config import Config
     from whisper_api.engine.diarize.pipeline import Diarization
-
-__all__ = ["try_stages"]
 
 COMMUNITY = "community-1"
 

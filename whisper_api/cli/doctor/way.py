@@ -21,8 +21,6 @@ from whisper_api.engine.models.download import human_bytes
 from whisper_api.server.routes.events import PARTS, PAUSE_SECONDS
 from whisper_api.server.sockets import is_loopback
 
-__all__ = ["Probe", "Prober", "certificate", "clock", "streams", "uploads"]
-
 TIMEOUT_SECONDS = 10.0
 DAY_SECONDS = 86400.0
 # Programs renew a certificate earlier than so many days before its end.

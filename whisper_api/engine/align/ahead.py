@@ -20,8 +20,6 @@ from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.vad import Span
 from whisper_api.schema import SAMPLE_RATE, Segment
 
-__all__ = ["EmissionsAhead", "emissions_of", "operation_of", "samples_of"]
-
 log = logging.getLogger(__name__)
 
 # Number of work items in flight.

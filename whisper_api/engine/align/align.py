@@ -28,8 +28,6 @@ from whisper_api.engine.worker.device import has_bfloat16
 from whisper_api.schema import SAMPLE_RATE, Segment, Word
 from whisper_api.word_spacing import joined
 
-__all__ = ["AlignedSegments", "align", "alignment_source", "has_model"]
-
 # Number of consecutive segments that are sorted by length, so that a batch has little padding.
 LOOK_AHEAD = 64
 # Languages in which WhisperX treats every character as a word.

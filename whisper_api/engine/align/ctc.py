@@ -14,8 +14,6 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CtcPath", "best_path", "mean_scores"]
-
 # Number of frames that are computed together: these rows of the trellis stay in the processor's cache.
 CHUNK = 64
 

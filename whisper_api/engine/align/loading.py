@@ -15,8 +15,6 @@ from whisper_api.engine.context import JobContext, forget_frames
 from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import ModelError, ModelUnavailable
 
-__all__ = ["AlignmentModels", "warn_of_attention"]
-
 log = logging.getLogger(__name__)
 
 # How often the job's thread looks whether the models are loaded.

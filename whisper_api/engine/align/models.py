@@ -28,8 +28,6 @@ from whisper_api.errors import ModelCorrupt, UnknownModel
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["AlignmentModel", "AlignmentSource", "EmissionInput", "Emissions", "chosen_columns", "model_id"]
-
 log = logging.getLogger(__name__)
 
 # Number of samples that the convolutions need for one frame.

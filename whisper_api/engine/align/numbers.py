@@ -14,8 +14,6 @@ from whisper_api.engine.whisper.model import is_unspelled
 from whisper_api.schema import Segment
 from whisper_api.word_spacing import word_spans
 
-__all__ = ["AttentionTime", "attention_times"]
-
 # A word that has less time between its neighbours is not where cross-attention places it: half a frame.
 LEAST_SECONDS = 0.01
 

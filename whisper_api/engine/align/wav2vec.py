@@ -17,8 +17,6 @@ from whisper_api.engine.worker import idle_cores
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Wav2Vec", "convert"]
-
 # Number of frames of the convolutions' output that are computed together.
 _BLOCK = 50
 # Number of rows of an attention matrix that are computed together.

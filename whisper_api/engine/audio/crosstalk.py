@@ -18,8 +18,6 @@ from whisper_api.engine.audio.level import LEVEL_FRAME, SILENCE, frame_levels
 from whisper_api.engine.audio.track import Samples
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["Comparison", "Leak", "compare", "without_crosstalk"]
-
 # Power of a channel that carries sound: -80 dBFS in some block, as in the mix.
 LEAST_POWER = 1e-8
 # Two channels are copies when one is the other by the same factor everywhere: in each block, less than 2 % of the power

@@ -30,9 +30,8 @@ from whisper_api.engine.audio.source import HEAD_BYTES, AudioSource
 from whisper_api.engine.audio.timeline import value_warnings
 from whisper_api.engine.audio.track import MAX_CHANNELS, AudioMemory, Recording, Samples, Track
 from whisper_api.errors import InvalidAudio
-from whisper_api.schema import SAMPLE_RATE, Channels
-
-__all__ = ["SAMPLE_RATE", "AudioInfo", "AudioInput", "Decoded", "decode", "probe"]
+from whisper_api.options import Channels
+from whisper_api.schema import SAMPLE_RATE
 
 AudioInput = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, BinaryIO, NDArray[Any]]
 # Samples of an array that are converted at a time.

@@ -26,8 +26,6 @@ from whisper_api.engine.audio.libav import decode_file, probe_file
 from whisper_api.engine.audio.source import AudioSource
 from whisper_api.errors import InvalidAudio, WhisperApiError
 
-__all__ = ["main"]
-
 T = TypeVar("T")
 
 MEMORY_BYTES = 1 << 30

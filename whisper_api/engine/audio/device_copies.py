@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from whisper_api.engine.worker.device import Device
 
-__all__ = ["COPIES", "COPY_BYTES", "DeviceCopies"]
-
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]

@@ -16,16 +16,6 @@ from numpy.typing import NDArray
 from whisper_api.engine.audio.track import Samples
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = [
-    "LEVEL_FRAME",
-    "SILENCE",
-    "frame_levels",
-    "hearing_gains",
-    "loud_seconds",
-    "raise_quiet_speech",
-    "without_offset",
-]
-
 # Samples of a frame whose level is measured: 32 ms, as in Silero.
 LEVEL_FRAME = 512
 # Frames that are measured at a time, and the level of digital silence.

@@ -15,8 +15,6 @@ from whisper_api.engine.audio.track import ReserveTrack, Track
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["Progress", "decode_file", "probe_file", "refuse_longer"]
-
 Progress = Callable[[float, int, float | None], None]
 """Called about once for each second of audio: seconds of audio, bytes of the file, the part done (0 to 1) or None."""
 PROBE_PACKETS = 1000

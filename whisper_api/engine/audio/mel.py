@@ -22,8 +22,6 @@ from whisper_api.schema import SAMPLE_RATE
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["HOP", "log_mel", "log_mel_on_device", "mel_filters"]
-
 FFT_SIZE = 400
 BINS = FFT_SIZE // 2 + 1
 HOP = 160

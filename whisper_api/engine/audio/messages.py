@@ -10,9 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from whisper_api.schema import Channels
-
-__all__ = ["Block", "Finished", "FromDecoder", "Read", "Ready", "Refused", "Request", "Reserve", "Room", "Tick"]
+from whisper_api.options import Channels
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from whisper_api.engine.audio.track import Samples
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["Mixer", "Resampler"]
-
 # Layouts that libswresample mixes: ordinary files come out as every other program decodes them.
 PLAIN_LAYOUTS = ("mono", "1 channels", "stereo", "2 channels")
 NUMPY_FORMATS = ("u8", "u8p", "s16", "s16p", "s32", "s32p", "flt", "fltp", "dbl", "dblp")

@@ -25,8 +25,6 @@ from whisper_api.engine.audio import messages
 from whisper_api.engine.audio.track import Recording
 from whisper_api.errors import InvalidAudio, WhisperApiError
 
-__all__ = ["DECODERS", "DecoderPool", "DecoderProcess", "Readable"]
-
 IDLE_SECONDS = 600.0
 # Processor time is limited in the decoder process itself; this is for one that waits for ever.
 STALL_SECONDS = 120.0

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["speech"]
-
 # Second of pyannote.audio's sample call from which both people speak.
 SAMPLE_BEGIN = 7.0
 

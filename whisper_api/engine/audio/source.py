@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from whisper_api.engine.audio.wav import Read, WavLayout, wav_layout
 from whisper_api.errors import InvalidAudio
 
-__all__ = ["HEAD_BYTES", "AudioSource"]
-
 HEAD_BYTES = 1 << 16
 # As the size of a WAV file's samples; libav takes it for unknown.
 UNTIL_THE_END = b"\xff" * 4

@@ -12,9 +12,8 @@ from typing import Any
 from whisper_api.engine.audio.mix import Mixer, Resampler
 from whisper_api.engine.audio.track import MAX_CHANNELS, Track
 from whisper_api.errors import InvalidAudio, InvalidOption
-from whisper_api.schema import SAMPLE_RATE, Channels
-
-__all__ = ["PacketReader", "Timeline", "seconds", "value_warnings"]
+from whisper_api.options import Channels
+from whisper_api.schema import SAMPLE_RATE
 
 MAX_SILENCE = 3600.0  # seconds put in for holes, in all: time stamps can claim anything, memory is finite
 GAP = 0.1  # seconds by which time stamps may wander from the samples before the difference counts as a hole

@@ -26,18 +26,6 @@ from numpy.typing import NDArray
 from whisper_api.errors import StorageError, StorageFull
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = [
-    "MAX_CHANNELS",
-    "SAMPLE_BYTES",
-    "AudioMemory",
-    "Recording",
-    "Reserve",
-    "ReserveTrack",
-    "Samples",
-    "Track",
-    "end_to_end",
-]
-
 Samples = NDArray[np.float32]
 SAMPLE_BYTES = 4
 MAX_CHANNELS = 8
@@ -270,6 +258,7 @@ def end_to_end(pieces: Sequence[Samples], spacing: int, memory: AudioMemory) -> 
 
 
 def storage_error(error: Any) -> StorageError:
+    """What a write to the temporary file failed with, as an error that says what to do."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull("there is no room on the disk for the decoded audio: an hour of it takes 230 MB")
     reason = getattr(error, "strerror", None) or str(error)

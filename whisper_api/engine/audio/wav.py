@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Read", "WavLayout", "wav_layout"]
-
 # Real files have at most a few dozen chunks. A hostile file has millions, and each chunk costs a read.
 MAX_CHUNKS = 1000
 MAX_FILES = 1000

@@ -18,8 +18,6 @@ from whisper_api.engine.diarize.embedding import HOP
 from whisper_api.engine.diarize.segmentation import FRAME_START, FRAME_STEP
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["SpeakerActivity", "SpeakerSpans", "frame_speakers", "turns_of", "window_starts", "without_overlap"]
-
 # Probabilities, averaged over windows and models, above which anybody speaks and above which two people speak. 0.45 to
 # 0.5 and 0.4 to 0.5 gave nearly the same error rate.
 SPEECH = 0.5

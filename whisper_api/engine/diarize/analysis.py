@@ -28,8 +28,6 @@ from whisper_api.engine.worker.device import Device, has_bfloat16
 from whisper_api.errors import ModelUnavailable
 from whisper_api.schema import SAMPLE_RATE, Turn
 
-__all__ = ["Analysis", "analyze", "embedding_dtype", "speaker_label"]
-
 Floats = npt.NDArray[np.float32]
 
 # Seconds of a window, as each segmentation model was trained, and between windows. Smaller steps double the work for

@@ -12,8 +12,6 @@ import numpy.typing as npt
 from whisper_api.schema import Segment, Turn, Word
 from whisper_api.word_spacing import word_spans
 
-__all__ = ["assign_speakers"]
-
 # A single word between words of another speaker keeps its speaker only if that speaker overlaps it longer by this share
 # of its duration, because turns begin and end with an error of a few tenths of a second.
 MIN_MARGIN = 0.5

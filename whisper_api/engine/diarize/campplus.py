@@ -30,8 +30,6 @@ from whisper_api.schema import SAMPLE_RATE
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CampplusSource", "features", "load_campplus"]
-
 Floats = npt.NDArray[np.float32]
 
 _WINDOW = 400

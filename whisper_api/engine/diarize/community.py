@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from whisper_api.engine.context import JobContext
 
-__all__ = ["CommunitySource", "run_pipeline"]
-
 Floats = npt.NDArray[np.float32]
 
 # Windows of 10 s in one batch. On a CPU, larger batches are not faster and delay other jobs.

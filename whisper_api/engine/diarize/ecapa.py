@@ -26,8 +26,6 @@ from whisper_api.engine.diarize.segmentation import CheckpointSource, load_netwo
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EcapaSource", "features", "load_ecapa"]
-
 Floats = npt.NDArray[np.float32]
 
 _WINDOW = 400

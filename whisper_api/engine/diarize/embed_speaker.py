@@ -36,16 +36,6 @@ from whisper_api.schema import SAMPLE_RATE
 from whisper_api.speaker_turns import stretches
 from whisper_api.voices import VoiceSample
 
-__all__ = [
-    "SpeakerVoice",
-    "embed_speaker",
-    "is_over_telephone",
-    "sample_of",
-    "speaker_voices",
-    "telephone_band",
-    "voice_model",
-]
-
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]

@@ -15,8 +15,6 @@ from whisper_api.engine.audio.device_copies import COPIES
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DIMENSION", "HOP", "EmbedSpans", "EmbeddingNetwork", "embed"]
-
 Floats = npt.NDArray[np.float32]
 Frames = npt.NDArray[np.int64]
 

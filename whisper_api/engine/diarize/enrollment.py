@@ -25,8 +25,6 @@ from whisper_api.errors import InvalidAudio, InvalidOption
 from whisper_api.schema import SAMPLE_RATE, Turn
 from whisper_api.voices import VoiceEmbedding
 
-__all__ = ["check_names", "decode_references", "enroll", "match_speakers", "name_speakers"]
-
 Floats = npt.NDArray[np.float32]
 
 MAX_SECONDS = 60.0

@@ -12,8 +12,6 @@ from whisper_api.engine.diarize.ecapa import EcapaSource
 from whisper_api.engine.diarize.segmentation import CheckpointSource, SegmentationSource
 from whisper_api.errors import ModelUnavailable
 
-__all__ = ["CAMPPLUS", "ECAPA", "OpenModels", "VoiceModel", "Voiceprint", "open_models"]
-
 log = logging.getLogger(__name__)
 
 

@@ -24,20 +24,8 @@ from whisper_api.schema import Turn
 if TYPE_CHECKING:
     from whisper_api.engine.context import JobContext
     from whisper_api.engine.diarize.community import CommunitySource
-    from whisper_api.engine.models.store import LocalModel
-    from whisper_api.schema import TranscriptionOptions
-
-__all__ = [
-    "COMMUNITY",
-    "SAME_PERSON",
-    "Diarization",
-    "Turn",
-    "bounds_of",
-    "community_model",
-    "community_source",
-    "diarize",
-    "unit",
-]
+    from whisper_api.engine.models.files import LocalModel
+    from whisper_api.options import TranscriptionOptions
 
 log = logging.getLogger(__name__)
 

@@ -29,21 +29,6 @@ from whisper_api.schema import SAMPLE_RATE
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "FRAME_START",
-    "FRAME_STEP",
-    "LOCAL_SPEAKERS",
-    "CheckpointSource",
-    "IgnoredObject",
-    "SegmentWindows",
-    "SegmentationSource",
-    "frame_count",
-    "load_checkpoint",
-    "load_network",
-    "load_segmentation",
-    "whole_window",
-]
-
 FRAME_STEP = 270 / SAMPLE_RATE
 """Seconds between two output frames: the convolution's stride of 10 samples, then three poolings by 3."""
 FRAME_START = 360.5 / SAMPLE_RATE

@@ -19,8 +19,6 @@ from whisper_api.engine.worker.device_errors import DeviceFault, clear_frames, k
 from whisper_api.errors import EngineClosed, OutOfMemory
 from whisper_api.freed_memory import return_freed_memory
 
-__all__ = ["ModelCache", "ModelSource", "ResidentModel", "check_load"]
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")

@@ -11,8 +11,6 @@ from collections.abc import Iterable
 
 from whisper_api.engine.models.entry import Entry, HubSource, IndexPackage, KnownFile, WheelMember
 
-__all__ = ["ALIASES", "CATALOGUE", "alignment_entry", "hub_entry"]
-
 # The same files of a CTranslate2 conversion that faster-whisper downloads.
 CTRANSLATE2_FILES = ("config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*")
 # The files of a wav2vec 2.0 CTC model and its processor; a download takes one of several weight formats.

@@ -14,16 +14,6 @@ from typing import Any
 
 from whisper_api.engine.models.download import file_sha256
 
-__all__ = [
-    "cache_directory",
-    "damaged_files",
-    "derived_directories",
-    "file_size",
-    "is_current",
-    "read_record",
-    "write_record",
-]
-
 RECORD = "model.json"
 # Prefix of the names of all directories of derived files.
 PREFIX = "onnx-"

@@ -18,22 +18,6 @@ from whisper_api.errors import ModelUnavailable
 if TYPE_CHECKING:
     import requests
 
-__all__ = [
-    "DownloadProgress",
-    "Expected",
-    "SourceChanged",
-    "SourceFailed",
-    "SourceUnreachable",
-    "WrongContent",
-    "answer_within",
-    "fetch_url",
-    "file_sha256",
-    "human_bytes",
-    "mismatch",
-    "require_space",
-    "translate_disk_full",
-]
-
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")

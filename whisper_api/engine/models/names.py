@@ -8,17 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from whisper_api.engine.models.catalog import ALIASES, CATALOGUE
 
-__all__ = [
-    "AUTO",
-    "OPENAI_NAMES",
-    "ModelNames",
-    "asks_for_speakers",
-    "catalogue_name",
-    "is_openai_name",
-    "near_names",
-    "parse_aliases",
-]
-
 AUTO = "auto"
 # Model names that applications for OpenAI have in their code.
 OPENAI_NAMES = (

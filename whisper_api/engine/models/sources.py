@@ -14,8 +14,6 @@ from whisper_api.engine.models import index as package_index
 from whisper_api.engine.models.entry import Entry, HubSource, IndexPackage
 from whisper_api.engine.models.waits import DownloadWatch
 
-__all__ = ["Fetched", "Share", "fetch_from", "needs_no_network"]
-
 Share = Callable[[IndexPackage, Path], None]
 
 

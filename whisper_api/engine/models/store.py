@@ -20,7 +20,6 @@ import msgspec
 
 from whisper_api.engine.models.catalog import ALIASES, CATALOGUE
 from whisper_api.engine.models.download import (
-    DownloadProgress,
     SourceChanged,
     SourceFailed,
     SourceUnreachable,
@@ -48,8 +47,6 @@ from whisper_api.engine.models.sources import Fetched, fetch_from, needs_no_netw
 from whisper_api.engine.models.verification import Verification, check_files, damage
 from whisper_api.engine.models.waits import Busy, DownloadWatch, Report, locked, once, watched
 from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
-
-__all__ = ["DownloadProgress", "LocalModel", "ModelStore", "model_facts", "user_models_dir"]
 
 logger = logging.getLogger(__name__)
 

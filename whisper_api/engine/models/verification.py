@@ -12,8 +12,6 @@ from whisper_api.engine.models.entry import Entry
 from whisper_api.engine.models.files import LocalModel, files_of, recorded_files
 from whisper_api.errors import ModelCorrupt
 
-__all__ = ["Verification", "check_files", "check_weights", "damage"]
-
 
 @dataclass(frozen=True)
 class Verification:

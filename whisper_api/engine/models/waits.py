@@ -15,8 +15,6 @@ from whisper_api.engine.models.download import DownloadProgress
 from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.errors import Canceled
 
-__all__ = ["Busy", "DownloadWatch", "Report", "locked", "once", "watched"]
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")

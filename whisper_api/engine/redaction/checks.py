@@ -6,9 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from whisper_api.schema import RedactKind
-
-__all__ = ["possible_kinds", "regions"]
+from whisper_api.options import RedactKind
 
 # Where a language is spoken, the largest regions first. A language that is not here has its likeliest region.
 REGIONS = {

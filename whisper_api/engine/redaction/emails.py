@@ -7,8 +7,6 @@ import re
 from whisper_api.engine.redaction.findings import Finding
 from whisper_api.engine.redaction.vocabulary import PLACE_WORDS, STOP_WORDS, SUFFIXES
 
-__all__ = ["find_emails"]
-
 AT = r"(?:arr?obase?|arroba|chiocciola|klammeraffe|apenstaartje|apestaartje|ät)"
 PAUSE = r"[\s,]+"  # people pause while they dictate
 DOT = r"(?:dot|point|punkt|punto|ponto|punt)"

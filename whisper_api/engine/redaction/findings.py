@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from whisper_api.schema import RedactKind
-
-__all__ = ["Finding", "merged"]
+from whisper_api.options import RedactKind
 
 
 class Finding(NamedTuple):

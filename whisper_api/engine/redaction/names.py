@@ -14,8 +14,6 @@ from whisper_api.engine.redaction import vocabulary
 from whisper_api.engine.redaction.findings import Finding
 from whisper_api.engine.redaction.vocabulary import PARTICLES, TITLES
 
-__all__ = ["NOT_ALONE", "common_words", "find_names", "given_names", "plain", "surnames"]
-
 WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 SENTENCE_END = re.compile(r"(?:^|[.!?…:;]|\s[-–—])[\s\"'«»“”‘’(\[¿¡-]*$")
 # Words after which a name follows: "my name is ...".

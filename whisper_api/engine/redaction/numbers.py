@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 from whisper_api.engine.redaction.checks import possible_kinds, regions
 from whisper_api.engine.redaction.findings import Finding
-from whisper_api.schema import RedactKind
-
-__all__ = ["LEAST_DIGITS", "Digits", "find_numbers", "spoken_digits"]
+from whisper_api.options import RedactKind
 
 # The kind "numbers" is every run of so many digits.
 LEAST_DIGITS = 3

@@ -13,10 +13,9 @@ from whisper_api.engine.redaction.findings import Finding, merged
 from whisper_api.engine.redaction.names import find_names, given_names
 from whisper_api.engine.redaction.numbers import LANGUAGES, NUMBER_KINDS, find_numbers
 from whisper_api.errors import ExtraMissing
-from whisper_api.schema import Redaction, RedactKind, Segment, Word
+from whisper_api.options import RedactKind
+from whisper_api.schema import Redaction, Segment, Word
 from whisper_api.word_spacing import word_spans
-
-__all__ = ["MARKERS", "Redacted", "check_installed", "find", "limits", "redact"]
 
 MARKERS: dict[RedactKind, str] = {
     "names": "[NAME]",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["NOT_ALONE", "PARTICLES", "PLACE_WORDS", "STARTS", "STOP_WORDS", "SUFFIXES", "TITLES"]
-
 
 def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())

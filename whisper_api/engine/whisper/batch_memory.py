@@ -18,18 +18,6 @@ from whisper_api.engine.whisper.torch_encoder import AT_ONCE
 if TYPE_CHECKING:
     from whisper_api.engine.whisper.onnx.whisper_graphs import Shape
 
-__all__ = [
-    "MOST_WINDOWS",
-    "BatchMemory",
-    "decode_row_bytes",
-    "encode_row_bytes",
-    "lane_bytes",
-    "most_windows",
-    "replica_bytes",
-    "torch_row_bytes",
-    "torch_workspace_bytes",
-]
-
 # CTranslate2's softmax indexes the attention weights of a batch with 32 bits. A larger batch overwrites weights of the
 # first rows. With the 20 heads of the largest models, 95 windows of 30 s fit.
 MOST_WINDOWS = (2**32 - 1) // (20 * 1500**2)

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from whisper_api.errors import ModelCorrupt
 
-__all__ = ["read_shapes", "read_weights"]
-
 _OLDEST_VERSION = 4
 _BFLOAT16 = 5
 _TYPES: dict[int, Any] = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     from whisper_api.engine.whisper.onnx.whisper_graphs import Shape
 
-__all__ = ["Ct2Decode", "Ct2EncodeAndDetect", "Ct2Whisper"]
-
 log = logging.getLogger(__name__)
 
 # To share a batch, a window is padded to at most this multiple of its length.

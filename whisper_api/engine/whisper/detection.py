@@ -14,17 +14,6 @@ from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, POSITIONS_PER_SE
 from whisper_api.engine.whisper.window import Batching, Window
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = [
-    "Disagreement",
-    "LanguageDetector",
-    "clearly_other",
-    "differ",
-    "mean_languages",
-    "speech_parts",
-    "speech_stretches",
-    "spread",
-]
-
 # A part of a window alone is padded by this much: less than for decoding, since only one token is read.
 MARGIN_SECONDS = 1.0
 # Speech in which another language is looked for.

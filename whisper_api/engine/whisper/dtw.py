@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from whisper_api.engine.whisper.onnx.sampling import log_sum_exp
 from whisper_api.engine.whisper.onnx.search import DecoderState, feed_sequence
 
-__all__ = ["align", "align_tokens", "median_filter", "token_probabilities", "warp"]
-
 # Compare-and-exchange steps that move the median of seven values to index 3 (Devillard, "Fast median search", 1998).
 _MEDIAN_OF_7 = (
     *((0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6)),

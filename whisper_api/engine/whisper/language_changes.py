@@ -20,8 +20,6 @@ from whisper_api.engine.whisper.detection import LanguageDetector, speech_parts
 from whisper_api.engine.whisper.window import Window
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["evidence", "in_their_languages", "most_likely_languages"]
-
 # Longest stretch of speech whose language is judged as a whole. Speakers who change their language mostly pause.
 PART_SECONDS = 8.0
 # The numbers below were chosen on 120 recordings made of clips in French, German, Spanish and English, and on 17

@@ -23,19 +23,7 @@ from whisper_api.errors import ModelCorrupt
 if TYPE_CHECKING:
     from faster_whisper.tokenizer import Tokenizer
 
-    from whisper_api.engine.worker.worker import BatchOperation
-
-__all__ = [
-    "Attention",
-    "DecodeSettings",
-    "DecodedTokens",
-    "Detected",
-    "DetectionInput",
-    "Row",
-    "Whisper",
-    "is_unspelled",
-    "token_cap",
-]
+    from whisper_api.engine.worker.fair_queue import BatchOperation
 
 FRAMES_PER_SECOND = 100
 # Positions of the encoder's output.

@@ -26,17 +26,6 @@ from whisper_api.engine.whisper.resemblance import Sounds, likeness, plain_words
 if TYPE_CHECKING:
     from faster_whisper.tokenizer import Tokenizer
 
-__all__ = [
-    "LOGPROB_MARGIN",
-    "Prompts",
-    "Vocabulary",
-    "copied_runs",
-    "has_term",
-    "is_heard",
-    "may_be_leaked",
-    "prompt_tokens",
-]
-
 # Hotwords and prompt fill at most half of the 448 tokens of context, less the start of the text.
 PROMPT_TOKENS = 448 // 2 - 5
 

@@ -28,11 +28,9 @@ from whisper_api.engine.whisper.model import Row, Whisper
 from whisper_api.engine.whisper.window import PROMPT_LEAK, SPARSE_PIECE_SECONDS, SPARSE_VOICED_SECONDS, Batching, Window
 from whisper_api.engine.whisper.window_decoder import WindowDecoder
 from whisper_api.engine.whisper.word_times import LEAD_SECONDS
-from whisper_api.engine.worker.worker import BatchOperation
+from whisper_api.engine.worker.fair_queue import BatchOperation
 from whisper_api.errors import InvalidOption
 from whisper_api.schema import SAMPLE_RATE, Segment
-
-__all__ = ["Recognizer"]
 
 # The language is detected on windows spread over the speech: the first words are often a name, a song or a greeting in
 # another language. When no language has so much probability, more windows are heard.

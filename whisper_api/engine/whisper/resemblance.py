@@ -15,8 +15,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sounds", "likeness", "plain_words"]
-
 # Spellings of one sound or of several, longest first. S is sh, C is ch, J is the sound of "judge".
 SPELLINGS = {
     **{"tsch": "C", "sch": "S", "tch": "C", "chr": "kr", "dge": "J", "ph": "f", "ck": "k", "sh": "S", "ch": "C"},

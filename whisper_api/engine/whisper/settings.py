@@ -12,17 +12,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from whisper_api.engine.models.store import LocalModel
+from whisper_api.engine.models.files import LocalModel
 from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, MAX_FRAMES, DecodeSettings, Row, Whisper
 from whisper_api.engine.whisper.torch_encoder import ENCODERS, encoder_bytes
-from whisper_api.engine.whisper.window_decoder import Batching
+from whisper_api.engine.whisper.window import Batching
 from whisper_api.engine.worker.device import Device, choose_compute_type, release_cached_memory, threads_and_lanes
 from whisper_api.engine.worker.device_errors import clear_frames, is_out_of_memory, kind_of
 from whisper_api.engine.worker.device_pool import DeviceRuntime
-from whisper_api.engine.worker.worker import BatchOperation, GpuWorker
+from whisper_api.engine.worker.fair_queue import BatchOperation
+from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.errors import InvalidOption
-
-__all__ = ["SIZES", "Ct2Probe", "WhisperSettings", "WhisperSource", "choose_batch_size", "measure_batch_size"]
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,6 @@ from msgspec.structs import replace
 
 from whisper_api.schema import Segment, TokenLogprob
 
-__all__ = ["BytesOf", "hand_out_tokens", "token_bytes", "token_logprobs"]
-
 BytesOf = Callable[[int], bytes]
 """Returns the UTF-8 bytes of a text token; a token may be only a part of a character."""
 

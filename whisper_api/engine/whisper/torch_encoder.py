@@ -24,18 +24,6 @@ if TYPE_CHECKING:
 
     from whisper_api.engine.whisper.onnx.whisper_graphs import Shape
 
-__all__ = [
-    "AT_ONCE",
-    "ENCODERS",
-    "EncoderChoice",
-    "TorchEncoder",
-    "compared",
-    "completed",
-    "encoder_bytes",
-    "load_encoder",
-    "tensor_shapes",
-]
-
 log = logging.getLogger(__name__)
 
 # Number of windows that pass through the layers together. Eight windows of 30 s fill the largest GPU.

@@ -10,18 +10,6 @@ from typing import Any
 from whisper_api.engine.vad import WINDOW_SECONDS, Span
 from whisper_api.engine.whisper.model import FRAMES_PER_SECOND, MAX_FRAMES, DecodedTokens
 
-__all__ = [
-    "MAX_COMPRESSION_RATIO",
-    "PROMPT_LEAK",
-    "SPARSE_PIECE_SECONDS",
-    "SPARSE_TOKENS",
-    "SPARSE_VOICED_SECONDS",
-    "Attempt",
-    "Batching",
-    "Window",
-    "compression_ratio",
-]
-
 # A window is padded to its length plus a margin, not to 30 s, because the encoder's time grows faster than the length.
 # Without a margin the decoder does not find the end and repeats itself (in 7 of 7 clips; with 3 s in none). With 5 s
 # there are as many word errors as with padding to 30 s.

@@ -28,10 +28,8 @@ from whisper_api.engine.whisper.window import (
     compression_ratio,
 )
 from whisper_api.engine.whisper.word_times import words_of
-from whisper_api.engine.worker.worker import BatchOperation
+from whisper_api.engine.worker.fair_queue import BatchOperation
 from whisper_api.schema import SAMPLE_RATE, Segment, TokenLogprob
-
-__all__ = ["Attempt", "Batching", "WindowDecoder", "repetition_period"]
 
 # A decoding that failed is retried at the temperatures of OpenAI's Whisper.
 TEMPERATURE_STEP = 0.2

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from whisper_api.engine.whisper.model import Attention
 
-__all__ = ["words_of"]
-
 SECONDS_PER_POSITION = 0.02
 OPENING = frozenset("\"'“¿¡([{-«‹„")
 CLOSING = frozenset("\"'.。,，!！?？:：”)]}、…»›;")

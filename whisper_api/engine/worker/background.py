@@ -10,8 +10,6 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Generic, TypeVar
 
-__all__ = ["BackgroundTask", "DeviceThread"]
-
 T = TypeVar("T")
 
 

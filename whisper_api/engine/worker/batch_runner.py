@@ -20,8 +20,6 @@ from whisper_api.engine.worker.fair_queue import Again, BatchOperation, WorkItem
 from whisper_api.engine.worker.statistics import WorkerCounts
 from whisper_api.errors import OutOfMemory
 
-__all__ = ["ATTEMPTS", "BatchLimits", "BatchRunner"]
-
 log = logging.getLogger(__name__)
 
 # Runs of a batch that does not fit into memory before it is halved. After an allocation has failed, CTranslate2 may

@@ -16,21 +16,6 @@ from typing import Literal, NamedTuple
 
 from whisper_api.errors import DeviceUnavailable, InvalidOption
 
-__all__ = [
-    "Device",
-    "Parallelism",
-    "choose_compute_type",
-    "choose_device",
-    "choose_devices",
-    "cuda_problem",
-    "has_bfloat16",
-    "limit_torch_threads",
-    "physical_cores",
-    "release_cached_memory",
-    "threads_and_lanes",
-    "visible_devices",
-]
-
 log = logging.getLogger(__name__)
 
 # Replacements for a compute type that the device does not support, the best first.

@@ -18,17 +18,6 @@ from typing import Literal
 from whisper_api.engine.worker import fork
 from whisper_api.errors import DeviceLost, OutOfMemory
 
-__all__ = [
-    "ERROR_TEXTS",
-    "STICKY_CODES",
-    "DeviceFault",
-    "ErrorKind",
-    "clear_frames",
-    "first_line",
-    "is_out_of_memory",
-    "kind_of",
-]
-
 log = logging.getLogger(__name__)
 
 ErrorKind = Literal["memory", "sticky", "other"]

@@ -14,8 +14,6 @@ from whisper_api.engine.worker.device_errors import first_line, kind_of
 from whisper_api.engine.worker.statistics import DeviceStatistics
 from whisper_api.engine.worker.worker import GpuWorker
 
-__all__ = ["DeviceRuntime", "WorkerPool"]
-
 log = logging.getLogger(__name__)
 
 

@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Protocol
 
-__all__ = ["Again", "Batch", "BatchOperation", "FairQueue", "WorkItem", "merged"]
-
 log = logging.getLogger(__name__)
 
 # A job's largest share of a batch while items of other jobs could join the batch.

@@ -12,8 +12,6 @@ import os
 
 from whisper_api.errors import ForkedProcess
 
-__all__ = ["check", "inherited", "keep_for_ever", "use_models"]
-
 # Id of the process that runs models; a forked process inherits its parent's id.
 _user: int | None = None
 

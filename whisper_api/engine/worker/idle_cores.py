@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["adjust", "batch_threads", "let_threads_sleep", "share_device_memory", "using"]
-
 # What OpenMP reads, once, when torch is loaded. GNU's OpenMP turns so many times, about 20 microseconds, before it
 # sleeps: short operations follow each other so fast that sleeping at once would make two threads a third slower.
 SLEEPING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}

@@ -13,8 +13,6 @@ from typing import Any
 
 from whisper_api.engine.worker.device_errors import first_line, is_out_of_memory
 
-__all__ = ["kernel_problem"]
-
 SIDE = 16
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["DeviceStatistics", "WorkerCounts"]
-
 
 class WorkerCounts(msgspec.Struct):
     """The counters of one worker.

@@ -21,8 +21,6 @@ from whisper_api.engine.worker.fair_queue import Batch, BatchOperation, FairQueu
 from whisper_api.engine.worker.statistics import WorkerCounts
 from whisper_api.errors import DeviceLost, EngineClosed
 
-__all__ = ["BatchOperation", "GpuWorker"]
-
 log = logging.getLogger(__name__)
 
 

@@ -24,8 +24,6 @@ from whisper_api.server.middleware.access_log import PROBES
 from whisper_api.server.responses.problems import REFUSED, TOO_MANY_CONNECTIONS
 from whisper_api.server.sockets import network_of
 
-__all__ = ["Connections"]
-
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 

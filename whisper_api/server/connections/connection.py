@@ -28,8 +28,6 @@ from whisper_api.server.connections.limits import FrameTurns, ProgressDeadline, 
 from whisper_api.server.connections.response_budget import BudgetedResponse, ResponseBudget
 from whisper_api.server.connections.settings import Bounds
 
-__all__ = ["Connection", "log_lost"]
-
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 

@@ -14,8 +14,6 @@ from hyperframe.frame import Frame, SettingsFrame
 
 from whisper_api.server.connections.settings import MAX_HEADER_BYTES
 
-__all__ = ["BoundedConnection"]
-
 # Number of frames that a client may send without a transfer or a response, at once and in a second.
 IDLE_FRAMES = 2000
 IDLE_FRAMES_PER_SECOND = 100

@@ -18,8 +18,6 @@ from whisper_api.logs import Repeats
 from whisper_api.server.connections.settings import MAX_HEADER_BYTES
 from whisper_api.server.responses.problems import Problem, ProblemResponse
 
-__all__ = ["Http1"]
-
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 

@@ -26,8 +26,6 @@ from whisper_api.server.connections.frames import BoundedConnection
 from whisper_api.server.connections.limits import ProgressDeadline, StreamSlots
 from whisper_api.server.connections.settings import Bounds
 
-__all__ = ["Http2", "StreamBuffer"]
-
 # The default size of a frame (RFC 9113, section 6.5.2). A client may allow larger ones, which would be copied whole.
 FRAME_BYTES = 16 << 10
 REFUSED = ((b":status", b"503"), (b"content-length", b"0"), (b"retry-after", b"1"))

@@ -7,8 +7,6 @@ import heapq
 import itertools
 from collections import Counter
 
-__all__ = ["LEAST_BYTES_PER_SECOND", "FrameTurns", "ProgressDeadline", "Quota", "StreamSlots"]
-
 # A client that reads more slowly is cut off. Other servers have about the same: Kestrel's MinResponseDataRate is 240.
 LEAST_BYTES_PER_SECOND = 256
 

@@ -17,8 +17,6 @@ from whisper_api.logs import Repeats
 from whisper_api.server.connections.limits import Quota
 from whisper_api.server.responses.problems import TOO_MANY_RESPONSES
 
-__all__ = ["PIECE_BYTES", "SMALL_BYTES", "BudgetedResponse", "ResponseBudget"]
-
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 

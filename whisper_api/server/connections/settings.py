@@ -13,8 +13,6 @@ from whisper_api.config import Config
 from whisper_api.errors import ConfigError
 from whisper_api.logs import Repeats
 
-__all__ = ["MAX_HEADER_BYTES", "Bounds", "bounds_of", "raise_open_files", "settings_of"]
-
 log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 32 << 10

@@ -22,8 +22,6 @@ from whisper_api.server.middleware.proxies import client_address
 from whisper_api.server.responses.problems import REFUSED, ErrorHandler, Problem
 from whisper_api.server.state import LIMITS
 
-__all__ = ["AccessLog", "ErrorAnswers"]
-
 log = logging.getLogger("whisper_api.access")
 
 

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from whisper_api.access.keys import Key, key_id_in
+from whisper_api.access.key_verification import key_id_in
 from whisper_api.config import Config
 from whisper_api.errors import KeyExpired, RateLimited
 from whisper_api.server.middleware.cors import AllowedOrigins, is_preflight
@@ -23,8 +23,7 @@ from whisper_api.server.sockets import is_loopback
 from whisper_api.server.state import blocking, count_request, state_in, state_of
 from whisper_api.server.uploads.part_headers import shown
 from whisper_api.server.uploads.turns import client_network
-
-__all__ = ["OPEN_PATHS", "Authentication", "LocalCallers", "check_key", "is_counted", "key_seconds"]
+from whisper_api.store.rows import Key
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from whisper_api.config import Config
 from whisper_api.errors import ConfigError
 
-__all__ = ["AllowedOrigins", "CrossOrigin", "is_preflight"]
-
 ANY = "*"
 EXPOSED = "Location, RateLimit, RateLimit-Policy, Retry-After, Warning, X-Job-ID, X-Request-ID, X-Should-Retry"
 PREFLIGHT_HEADERS = {

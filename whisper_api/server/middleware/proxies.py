@@ -18,8 +18,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from whisper_api.config import Config
 from whisper_api.errors import ConfigError
 
-__all__ = ["PUBLIC_HOST", "BehindProxy", "TrustedAddresses", "client_address", "public_url", "root_path_of"]
-
 PUBLIC_HOST = "whisper_api.public_host"
 MAX_PREFIX_CHARACTERS = 255
 _SLASHES = re.compile(r"/{2,}")

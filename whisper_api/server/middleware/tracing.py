@@ -13,8 +13,6 @@ from whisper_api.server.middleware.proxies import client_address
 from whisper_api.telemetry.metrics import METHODS
 from whisper_api.telemetry.tracing import RequestSpan
 
-__all__ = ["TracedRequests"]
-
 # Monitors ask for these every few seconds, and nobody looks for their spans.
 UNTRACED = (*PROBES, "/metrics")
 # The name of an unknown method (OpenTelemetry's conventions for HTTP).

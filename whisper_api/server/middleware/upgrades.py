@@ -9,8 +9,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisper_api.server.responses.problems import ErrorHandler, Problem
 
-__all__ = ["NoWebSockets"]
-
 NOT_FOUND = Problem(404, "not_found", "There is nothing at this address")
 NOT_SPOKEN = Problem(
     400,

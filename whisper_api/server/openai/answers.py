@@ -16,8 +16,6 @@ from whisper_api.server.openai import bodies
 from whisper_api.server.openai.openai_request import OpenAIRequest
 from whisper_api.word_spacing import joined, space_between
 
-__all__ = ["Body", "diarized_segments", "done_event", "rendered_body", "speaker_names", "verbose_segments"]
-
 # The speaker of a segment without one; OpenAI's type requires a speaker.
 NO_SPEAKER = "unknown"
 # Diarization never tells a thousand speakers apart: a longer number is part of a name that a person chose.

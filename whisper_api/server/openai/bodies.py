@@ -9,28 +9,6 @@ from msgspec import UNSET, UnsetType
 
 from whisper_api.schema import TokenLogprob
 
-__all__ = [
-    "DiarizedSegment",
-    "DiarizedTranscription",
-    "ErrorBody",
-    "ErrorDetail",
-    "InputAudio",
-    "Language",
-    "Model",
-    "ModelList",
-    "StreamEvent",
-    "TextDelta",
-    "TextDone",
-    "Transcription",
-    "Translation",
-    "Usage",
-    "VerboseSegment",
-    "VerboseTranscription",
-    "VerboseTranslation",
-    "VerboseWord",
-]
-
-
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"]
 
 

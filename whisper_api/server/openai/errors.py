@@ -11,8 +11,6 @@ from whisper_api.server.openai.bodies import ErrorBody, ErrorDetail, ErrorType
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import failure_problem
 
-__all__ = ["RETRY_HEADER", "TAG", "error_body", "error_response", "job_problem", "status_of"]
-
 # The tag of OpenAI's routes in the description of the API.
 TAG = "OpenAI"
 RETRY_HEADER = "x-should-retry"

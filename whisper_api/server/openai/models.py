@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_api.errors import UnknownModel
-from whisper_api.schema import TranscriptionOptions
+from whisper_api.options import TranscriptionOptions
 from whisper_api.server.openai.bodies import Model
 from whisper_api.server.state import ServerState
 
 if TYPE_CHECKING:
     from whisper_api.engine.models.names import ModelNames
-
-__all__ = ["chosen_model", "model_named", "models_here"]
 
 
 def chosen_model(name: str | None, state: ServerState) -> str | None:

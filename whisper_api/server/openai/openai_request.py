@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import option_warnings
-from whisper_api.schema import Task
+from whisper_api.options import Task
 from whisper_api.server.openai.models import chosen_model
 from whisper_api.server.state import ServerState
 from whisper_api.server.uploads import forms
@@ -22,20 +22,6 @@ from whisper_api.server.uploads.known_speakers import (
     read_known_speakers,
 )
 from whisper_api.server.uploads.webhook_fields import WEBHOOK_FIELDS, webhook_of
-
-__all__ = [
-    "CHUNKING_FIELD",
-    "FORMATS",
-    "IDENTIFY_FIELDS",
-    "STREAMABLE",
-    "TRANSLATION_FORMATS",
-    "Granularity",
-    "OpenAIRequest",
-    "ResponseFormat",
-    "ServerVad",
-    "chunking_options",
-    "read_fields",
-]
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
 Granularity = Literal["word", "segment"]

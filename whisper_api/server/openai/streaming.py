@@ -32,8 +32,6 @@ from whisper_api.word_spacing import joined, space_between
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
-__all__ = ["Deltas", "stream_response"]
-
 log = logging.getLogger(__name__)
 
 # Without an empty line after it: OpenAI's client for Go, before 3.43, takes that for an event without data, and fails.

@@ -11,8 +11,6 @@ from typing import Any
 
 from whisper_api.server.openapi.struct_schemas import Schema
 
-__all__ = ["ADDRESS_MARK", "REFERENCE", "curl_of", "page"]
-
 Object = Mapping[str, Any]
 REFERENCE = "#/components/schemas/"
 # Path parameter to its value in an example. Shell variables are expanded between double quotes.

@@ -11,8 +11,6 @@ from whisper_api.server.openapi.struct_schemas import described
 from whisper_api.server.operations import Cause, Operation
 from whisper_api.server.responses.problems import TOO_MANY_CONNECTIONS, TOO_MANY_RESPONSES, Problem
 
-__all__ = ["Refusal", "refusals_of"]
-
 # The meaning of a status that an operation lists without a class or a problem.
 MEANINGS = {
     400: "The request is malformed, or a value in it cannot be used",

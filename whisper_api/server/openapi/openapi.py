@@ -21,8 +21,6 @@ from whisper_api.server.state import version
 from whisper_api.server.uploads.incoming import URL_FIELD
 from whisper_api.server.uploads.plain_bodies import FILE_NAME, RAW_TYPES
 
-__all__ = ["BASIC", "BEARER", "description"]
-
 VERSION = "3.1.1"
 BEARER = "bearer"
 BASIC = "basic"

@@ -10,8 +10,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Described", "Schema", "described", "plain", "schemas_of", "without_null"]
-
 Schema = dict[str, Any]
 
 REF_TEMPLATE = "#/components/schemas/{name}"

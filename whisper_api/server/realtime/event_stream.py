@@ -13,8 +13,6 @@ from starlette.types import Message, Receive, Scope, Send
 if TYPE_CHECKING:
     from whisper_api.jobs.events import NumberedEvent
 
-__all__ = ["HEARTBEAT", "EventStream", "frames"]
-
 # A line that begins with a colon is a comment.
 HEARTBEAT = b": still here\n\n"
 # A client that reads nothing for this long is disconnected.

@@ -20,8 +20,6 @@ from whisper_api.server.responses.problems import Problem
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
-__all__ = ["GRACE_SECONDS", "RESTART_GRACE_SECONDS", "Waiters"]
-
 log = logging.getLogger(__name__)
 
 # Clients wait up to eight seconds before they try again.

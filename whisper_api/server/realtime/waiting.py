@@ -29,8 +29,6 @@ from whisper_api.server.state import ServerState, blocking, state_of, viewer_of
 if TYPE_CHECKING:
     from whisper_api.jobs.events import NumberedEvent, Watch
 
-__all__ = ["unless_draining", "wait_for_change", "wait_for_end", "watch_events"]
-
 # While the server stops, a status request waits this long, so that a polling client does not ask again at once.
 DRAINING_WAIT_SECONDS = 1.0
 # A job may start at the moment when the server begins to stop, so its status is read again after this time.

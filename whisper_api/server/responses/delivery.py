@@ -10,8 +10,6 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["BodyReceive", "DeliveredResponse", "LingeringClose", "background", "until_gone"]
-
 PIECE_BYTES = 64 << 10
 # The last byte is held back for this time, in which the server notices that the client has gone.
 LOOK_SECONDS = 0.005

@@ -16,22 +16,6 @@ from whisper_api import errors
 from whisper_api.errors import Portable
 from whisper_api.logs import Repeats
 
-__all__ = [
-    "CODE",
-    "TOO_MANY_CONNECTIONS",
-    "TOO_MANY_RESPONSES",
-    "ErrorHandler",
-    "FileError",
-    "FileOutcome",
-    "Problem",
-    "ProblemBody",
-    "ProblemResponse",
-    "ProblemType",
-    "handler",
-    "problem_of",
-    "problem_response",
-]
-
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
 

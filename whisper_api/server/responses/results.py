@@ -15,24 +15,13 @@ from starlette.responses import Response
 from whisper_api import errors
 from whisper_api.formats import DOCUMENTS, FORMATS, document, option_warnings, rendered
 from whisper_api.job_values import job_result
-from whisper_api.schema import RenderOptions
+from whisper_api.options import RenderOptions
 from whisper_api.server.responses.delivery import DeliveredResponse
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import ServerState, blocking, caller_of, state_of, viewer_of
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
-
-__all__ = [
-    "WARNING",
-    "add_warnings",
-    "delivered",
-    "failed_in_sync",
-    "failure_problem",
-    "in_turn",
-    "note_delivery",
-    "result_response",
-]
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,6 @@ from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import FileOutcome, problem_of
 from whisper_api.server.responses.results import failed_in_sync
 
-__all__ = ["Accepted", "AcceptedFiles", "accepted_response", "when_ended"]
-
 # The client asks for the status of a new job after this time.
 RETRY_SECONDS = 1
 

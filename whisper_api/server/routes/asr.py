@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFound, ResultGone
 from whisper_api.formats import render
-from whisper_api.schema import SpeakerCount, Transcript
+from whisper_api.options import SpeakerCount
+from whisper_api.schema import Transcript
 from whisper_api.server.openai.answers import verbose_segments
 from whisper_api.server.operations import Answer, FormBody, Operation, Parameter
 from whisper_api.server.responses.results import delivered, in_turn
@@ -27,8 +28,6 @@ from whisper_api.server.uploads.submitting import accept_waited
 from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, IDEMPOTENCY_KEY
 from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 from whisper_api.word_spacing import pieces
-
-__all__ = ["ASR"]
 
 AsrOutput = Literal["txt", "vtt", "srt", "tsv", "json"]
 

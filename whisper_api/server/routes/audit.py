@@ -16,8 +16,6 @@ from whisper_api.server.query import MOMENT, seconds_of
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.state import reads, service_of
 
-__all__ = ["AUDIT"]
-
 SINCE = Parameter("since", MOMENT, "Only entries of this time or later (RFC 3339)")
 UNTIL = Parameter("until", MOMENT, "Only entries before this time (RFC 3339)")
 KEY = Parameter("key", str, "Only entries of the key with this id or name")

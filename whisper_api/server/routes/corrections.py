@@ -19,8 +19,6 @@ from whisper_api.server.uploads.receiving import BODY_REFUSALS, MAX_JSON_BYTES, 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
 
-__all__ = ["CORRECT", "CORRECTIONS"]
-
 
 class NewCorrections(Corrections, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Corrections as they are sent. An unknown field is an error, since they replace all earlier ones.

@@ -18,8 +18,6 @@ from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import Resource
 from whisper_api.server.state import reads, state_of
 
-__all__ = ["DESCRIPTION", "PAGE"]
-
 # The page runs no script and loads only its stylesheet, and no other page may embed it.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

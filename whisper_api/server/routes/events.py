@@ -24,8 +24,6 @@ from whisper_api.server.routes.jobs import JOB_ID
 if TYPE_CHECKING:
     from whisper_api.jobs.events import NumberedEvent
 
-__all__ = ["CHECK", "EVENTS", "PARTS", "PAUSE_SECONDS"]
-
 # A client waits this long before it connects again; a restart of the server takes a few seconds.
 RETRY = b"retry: 2000\n\n"
 MAX_ID_DIGITS = 19

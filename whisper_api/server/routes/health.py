@@ -13,8 +13,6 @@ from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import reads, service_of, state_of
 
-__all__ = ["LIVEZ", "METRICS", "READYZ"]
-
 RETRY_SECONDS = 5
 
 

@@ -24,8 +24,6 @@ from whisper_api.server.state import blocking, reads, sees_texts, service_of, st
 from whisper_api.server.uploads.upload_fields import RENDER_FIELDS
 from whisper_api.store.job_search import JobFilter
 
-__all__ = ["CANCEL", "JOBS", "JOB_ID", "RESULT", "STATUS", "WhisperxTranscript"]
-
 JOB_ID = Parameter("job_id", str, "Id of the job, from the response to its submission", location="path", required=True)
 WAIT = Parameter("wait", Annotated[float, Meta(ge=0, le=60)], "Seconds to wait for the status to change", 0.0)
 FORMAT = Parameter("format", Literal[(*FORMATS, *DOCUMENTS)], "Respond with this format alone")

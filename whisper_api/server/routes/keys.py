@@ -8,7 +8,7 @@ import re
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.access.keys import Key, KeyRing, access_key
+from whisper_api.access.keys import KeyRing, access_key
 from whisper_api.errors import InvalidOption, KeyNotFound, LastAdminKey, StorageError
 from whisper_api.key_values import AccessKey, KeyChange, KeyList, KeyWithSecret, NewKey, Rotation
 from whisper_api.server.auditing import note
@@ -16,8 +16,7 @@ from whisper_api.server.operations import Answer, JsonBody, Operation, Parameter
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.state import blocking, reads, state_of, writes
 from whisper_api.server.uploads.receiving import BODY_REFUSALS, decoded, received_body, received_value
-
-__all__ = ["CHANGE", "CREATE", "LIST", "REVOKE", "ROTATE", "SHOW"]
+from whisper_api.store.rows import Key
 
 MAX_BYTES = 16 << 10
 KEY_ID_FORM = re.compile("[0-9a-f]{8}")

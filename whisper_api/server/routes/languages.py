@@ -23,8 +23,6 @@ from whisper_api.server.uploads.rules import UploadRules
 from whisper_api.server.uploads.submitting import accept, accept_waited
 from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
 
-__all__ = ["DETECT"]
-
 PURPOSE = "detect-language"
 # This server's name of the field, and the name that whisper-asr-webservice gives the field.
 FILE_FIELDS = (FILE.name, AUDIO_FILE.name)

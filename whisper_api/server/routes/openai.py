@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
-from whisper_api.schema import Channels, Hallucinations, RedactKind, Task
+from whisper_api.options import Channels, Hallucinations, RedactKind, Task
 from whisper_api.server.openai import bodies
 from whisper_api.server.openai.answers import Body, rendered_body
 from whisper_api.server.openai.errors import TAG, job_problem
@@ -42,8 +42,6 @@ from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
-
-__all__ = ["MODEL", "MODELS", "TRANSCRIBE", "TRANSCRIBE_DEPLOYMENT", "TRANSLATE", "TRANSLATE_DEPLOYMENT"]
 
 JOB_HEADER = "X-Job-ID"
 # Part of a request's identity: the same upload for another task is another request.

@@ -15,8 +15,6 @@ from starlette.responses import Response
 
 from whisper_api.server.operations import Answer, Operation, Parameter
 
-__all__ = ["ASSET", "PAGE", "SECURITY_HEADERS"]
-
 DIRECTORY = Path(__file__).parents[1] / "web"
 INDEX = "index.html"
 MEDIA_TYPES = {

@@ -25,8 +25,6 @@ from whisper_api.server.uploads.receiving import BODY_REFUSALS, received_value, 
 from whisper_api.server.uploads.voice_samples import VoiceForm, read_voice_form, received_voice_form
 from whisper_api.voices import Speaker, SpeakerList
 
-__all__ = ["ADD_SAMPLES", "DELETE", "ENROLL", "RENAME", "SPEAKER", "SPEAKERS"]
-
 MAX_NAME_BYTES = 16 << 10
 SPEAKER_ID = Parameter("speaker_id", str, "Id of the speaker", location="path", required=True)
 

@@ -19,8 +19,6 @@ from whisper_api.server.operations import Answer, Operation
 from whisper_api.server.resource import JsonResponse
 from whisper_api.server.state import ServerState, reads, state_of, thread_count, version, viewer_of
 
-__all__ = ["STATUS", "ServerStatus"]
-
 
 class AboutServer(msgspec.Struct, frozen=True, kw_only=True):
     """The process and its settings.

@@ -23,8 +23,6 @@ from whisper_api.server.uploads.submitting import accept, accept_files
 from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
 from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
-__all__ = ["ACCEPTED", "IN_SYNC", "REFUSALS", "SUBMIT", "SUBMIT_SEVERAL"]
-
 ACCEPTED = Answer(
     202,
     "The job is accepted",

@@ -14,8 +14,6 @@ from whisper_api.server.resource import JsonResponse
 from whisper_api.server.state import owner_of, reads, service_of
 from whisper_api.usage_records import Usage, usage_csv
 
-__all__ = ["ALL", "OWN"]
-
 SINCE = Parameter("since", date, "The first day, in UTC; the first of this month by default")
 UNTIL = Parameter("until", date, "The last day; today by default")
 FORMAT = Parameter("format", Literal["json", "csv"], "Respond in this format", "json")

@@ -17,8 +17,6 @@ from whisper_api.server.state import owner_of, reads, service_of, writes
 from whisper_api.server.uploads.receiving import BODY_REFUSALS, received_value
 from whisper_api.store.texts import digest
 
-__all__ = ["DELETE", "LIST", "PUT", "READ"]
-
 
 class VocabularyList(msgspec.Struct, frozen=True):
     """The vocabularies of a caller.

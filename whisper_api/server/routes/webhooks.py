@@ -32,11 +32,6 @@ from whisper_api.webhooks import (
     WebhookSecret,
 )
 
-__all__ = [
-    *("CHANGE", "CREATE", "DELETE", "DELIVERIES", "DELIVERY", "LIST", "OWN_SECRET", "READ", "RESEND", "ROTATE"),
-    *("ROTATE_OWN", "SECRET", "TEST"),
-]
-
 T = TypeVar("T")
 
 TAG = "Webhooks"

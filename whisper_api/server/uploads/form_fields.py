@@ -12,8 +12,6 @@ from whisper_api.coercion import convert
 from whisper_api.errors import InvalidOption
 from whisper_api.server.uploads.part_headers import shown
 
-__all__ = ["FormFields", "converted", "plain_name"]
-
 NAMES_IN_WARNING = 10
 # A list's name may end with brackets, which may contain a number: clients of some languages write lists that way.
 _BRACKETS = re.compile(r"\[\d{0,4}\]\Z")

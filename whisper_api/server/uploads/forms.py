@@ -13,7 +13,7 @@ from whisper_api.config import Config
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.jobs.vocabularies import checked_terms
-from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.options import RenderOptions, TranscriptionOptions
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.form_fields import FormFields, converted
 from whisper_api.server.uploads.incoming import URL_FIELD
@@ -26,17 +26,6 @@ from whisper_api.server.uploads.known_speakers import (
 from whisper_api.server.uploads.part_headers import shown
 from whisper_api.server.uploads.webhook_fields import WEBHOOK_FIELDS, webhook_of
 from whisper_api.store.metadata import metadata_of
-
-__all__ = [
-    "MAX_WORD_CHARACTERS",
-    "OPTION_FIELDS",
-    "RENDER_FIELDS",
-    "UploadForm",
-    "check_text",
-    "read_form",
-    "render_options",
-    "transcription_options",
-]
 
 MAX_TEXT_CHARACTERS = 10_000
 MAX_WORD_CHARACTERS = 255

@@ -19,20 +19,6 @@ from whisper_api.server.uploads.pace import PaceRules
 from whisper_api.server.uploads.part_headers import display_name, shown
 from whisper_api.server.uploads.storing import HeaderlessFile, StoredFile
 
-__all__ = [
-    "FILE_FIELD",
-    "FILE_URL_FIELD",
-    "HOW_TO_SEND",
-    "MAX_FILES",
-    "URL_FIELD",
-    "IncomingFile",
-    "IncomingForm",
-    "Limits",
-    "invalid_form",
-    "no_file",
-    "too_large",
-]
-
 FILE_FIELD = "file"
 URL_FIELD = "url"
 # The name that Mistral's clients use for the same field.

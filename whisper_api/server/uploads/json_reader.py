@@ -19,8 +19,6 @@ from whisper_api.errors import InvalidInput, InvalidOption
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.incoming import FILE_FIELD, FILE_URL_FIELD, URL_FIELD, IncomingForm
 
-__all__ = ["JSON_TYPE", "MAX_HEAD_BYTES", "MAX_OTHER_BYTES", "MAX_TOKENS", "JsonReader"]
-
 JSON_TYPE = "application/json"
 # The keys that lead to a string with audio, or with the URL of audio.
 AUDIO_PATHS = frozenset(((FILE_FIELD,), ("input_audio",), ("input_audio", "data")))

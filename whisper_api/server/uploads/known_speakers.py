@@ -17,17 +17,6 @@ from whisper_api.server.uploads.storing import storage_errors
 from whisper_api.store.database import sync_directory
 from whisper_api.voices import checked_name
 
-__all__ = [
-    "MAX_KNOWN_SPEAKERS",
-    "NAMES_FIELD",
-    "REFERENCES_FIELD",
-    "KnownSpeaker",
-    "check_recording",
-    "read_known_speakers",
-    "recording_in",
-    "write_recordings",
-]
-
 NAMES_FIELD = "known_speaker_names"
 REFERENCES_FIELD = "known_speaker_references"
 

@@ -13,8 +13,6 @@ from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.incoming import HOW_TO_SEND, Limits, invalid_form
 from whisper_api.server.uploads.part_headers import file_name_in, parameters_of, shown, text_of, unescaped
 
-__all__ = ["MultipartReader", "PartsForm", "boundary_of"]
-
 # The parser warns about mistakes of clients, which are not for the log: the response reports them to the client.
 parser_log = logging.getLogger(f"{__name__}.parser")
 parser_log.setLevel(logging.ERROR)

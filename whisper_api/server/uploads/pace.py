@@ -14,8 +14,6 @@ from typing import Any
 
 from whisper_api.server.responses.problems import Problem
 
-__all__ = ["WINDOW_SECONDS", "Pace", "PaceRules", "pace_rules"]
-
 # Longer than the silence of a mobile client that changes its cell.
 WINDOW_SECONDS = 60.0
 # A pause of the whole process (a stopped machine, a busy event loop) counts as no more than one step of waiting.

@@ -6,8 +6,6 @@ import re
 import unicodedata
 from urllib.parse import unquote
 
-__all__ = ["display_name", "file_name_in", "parameters_of", "shown", "text_of", "unescaped"]
-
 MAX_NAME_CHARACTERS = 255
 
 _PARAMETER = re.compile(

@@ -10,17 +10,6 @@ from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads import incoming
 from whisper_api.server.uploads.part_headers import file_name_in, parameters_of
 
-__all__ = [
-    "FILE_NAME",
-    "HOW_TO_SEND_RAW",
-    "RAW_TYPES",
-    "URLENCODED_TYPE",
-    "RawReader",
-    "UrlencodedReader",
-    "is_audio",
-    "unquoted",
-]
-
 URLENCODED_TYPE = "application/x-www-form-urlencoded"
 UNQUOTED_TOGETHER = 64 << 10
 

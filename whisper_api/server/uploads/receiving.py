@@ -26,8 +26,6 @@ from whisper_api.server.uploads.pace import Pace, pace_rules
 from whisper_api.server.uploads.storing import storage_errors
 from whisper_api.server.uploads.turns import client_network
 
-__all__ = ["Reader", "receive", "received_body", "upload_turn"]
-
 # A thread gets a piece of this size, or a smaller one when the next bytes take this long.
 GATHER_BYTES = 512 << 10
 GATHER_SECONDS = 0.01

@@ -13,9 +13,8 @@ from whisper_api.server.uploads.incoming import MAX_FILES
 from whisper_api.server.uploads.storing import StoredFile
 
 if TYPE_CHECKING:
-    from whisper_api.jobs.service import JobService, Reservation
-
-__all__ = ["Reservations", "file_key", "keys_of", "reserved"]
+    from whisper_api.jobs.admission import Reservation
+    from whisper_api.jobs.service import JobService
 
 
 def file_key(key: str, number: int) -> str:

@@ -8,8 +8,6 @@ from whisper_api.config import Config
 from whisper_api.server.uploads.incoming import FILE_FIELD, Limits
 from whisper_api.server.uploads.pace import pace_rules
 
-__all__ = ["UploadRules"]
-
 # Ten seconds of a known speaker are two million characters as a data URL, and a form may have four speakers.
 MAX_FIELD_BYTES = 16 << 20
 MAX_HEADER_BYTES = 32 << 10

@@ -14,8 +14,6 @@ from whisper_api.errors import StorageError, StorageFull
 from whisper_api.schema import SAMPLE_RATE
 from whisper_api.store.database import sync_directory
 
-__all__ = ["HEADER_BYTES", "HeaderlessFile", "StoredFile", "storage_errors", "wav_header"]
-
 PART_NAME = "audio.part"
 WHOLE_NAME = "audio"
 

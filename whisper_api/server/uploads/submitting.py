@@ -19,9 +19,9 @@ from starlette.requests import Request
 
 from whisper_api import errors
 from whisper_api.config import Config
-from whisper_api.jobs.service import Submission
+from whisper_api.jobs.admission import Submission
+from whisper_api.options import TranscriptionOptions
 from whisper_api.records import made_of
-from whisper_api.schema import TranscriptionOptions
 from whisper_api.server.auditing import note
 from whisper_api.server.middleware.auth import check_key
 from whisper_api.server.query import idempotency_key, status_path
@@ -38,9 +38,7 @@ from whisper_api.server.uploads.rules import UploadRules
 from whisper_api.server.uploads.storing import StoredFile
 
 if TYPE_CHECKING:
-    from whisper_api.store.jobs import Job
-
-__all__ = ["accept", "accept_files", "accept_waited"]
+    from whisper_api.store.rows import Job
 
 # Number of files that one request fetches at a time, so that other requests can fetch too.
 FETCHES_AT_A_TIME = 4

@@ -13,8 +13,6 @@ from starlette.types import Scope
 
 from whisper_api.server.sockets import network_of
 
-__all__ = ["Amounts", "Turns", "client_network"]
-
 
 class Turns:
     """Bounds how many requests of each caller run at a time; further requests of the caller wait.

@@ -13,28 +13,13 @@ from msgspec import Meta
 from whisper_api import errors
 from whisper_api.coercion import help_line
 from whisper_api.config import OutputFormat
-from whisper_api.schema import RenderOptions, TranscriptionOptions
+from whisper_api.options import RenderOptions, TranscriptionOptions
 from whisper_api.server.operations import Cause, FormField, Parameter
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.incoming import URL_FIELD
 from whisper_api.server.uploads.known_speakers import NAMES_FIELD, REFERENCES_FIELD
 from whisper_api.server.uploads.webhook_fields import INCLUDE_RESULT_FIELD, OFF
 from whisper_api.server.uploads.webhook_fields import URL_FIELD as WEBHOOK_URL_FIELD
-
-__all__ = [
-    "AUDIO_FILE",
-    "ENCODE",
-    "FILE",
-    "IDEMPOTENCY_KEY",
-    "JOB_FIELDS",
-    "OPTION_FIELDS",
-    "REFUSALS",
-    "RENDER_FIELDS",
-    "SYNC",
-    "URL",
-    "VOCABULARY",
-    "WEBHOOK",
-]
 
 KeyText = Annotated[str, Meta(min_length=1, max_length=255, pattern="^[ -~]+$")]
 

@@ -17,8 +17,6 @@ from whisper_api.server.uploads.pace import pace_rules
 from whisper_api.server.uploads.part_headers import shown
 from whisper_api.server.uploads.receiving import decoded, received_body
 
-__all__ = ["VoiceForm", "read_voice_form", "received_voice_form"]
-
 MAX_BODY_BYTES = 16 << 20
 HOW_TO_SEND = f"Send multipart/form-data with recordings in the field {SAMPLES_FIELD}, or JSON with data URLs"
 

@@ -8,8 +8,6 @@ from whisper_api.outbound.connecting import hosts_in
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.form_fields import FormFields
 
-__all__ = ["INCLUDE_RESULT_FIELD", "OFF", "URL_FIELD", "WEBHOOK_FIELDS", "check_webhooks_enabled", "webhook_of"]
-
 URL_FIELD = "webhook_url"
 INCLUDE_RESULT_FIELD = "webhook_include_result"
 WEBHOOK_FIELDS = (URL_FIELD, INCLUDE_RESULT_FIELD)

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Graph"]
-
 OPSET = 21
 # Domain of ONNX Runtime's own operations: integer products with scales, and fused attention.
 RUNTIME = "com.microsoft"

@@ -20,8 +20,6 @@ from whisper_api.engine.whisper.ct2_file import read_weights
 from whisper_api.engine.whisper.onnx.whisper_graphs import Shape, save_graphs, shape_of
 from whisper_api.errors import ModelCorrupt, ModelUnavailable
 
-__all__ = ["EMBEDDINGS", "POSITIONS", "prepare"]
-
 log = logging.getLogger(__name__)
 
 # Version of the graphs. Increase it when the graphs change, so that older graphs are made again.

@@ -31,8 +31,6 @@ from whisper_api.engine.whisper.onnx.search import Decoding, TokenRules, feed_se
 from whisper_api.engine.whisper.onnx.sessions import Sessions, State, feed_together, open_sessions
 from whisper_api.engine.worker.fair_queue import Again
 
-__all__ = ["OnnxDecode", "OnnxEncodeAndDetect", "OnnxWhisper"]
-
 # Most windows that are decoded together: one read of the decoder's matrices serves all of them.
 TOGETHER = 4
 # Steps of the decoder between two turns of other jobs: about a tenth of a second.

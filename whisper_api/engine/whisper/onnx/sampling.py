@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TokenPicker", "language_probabilities", "log_sum_exp"]
-
 # Number of token groups. The best tokens are in the groups with the highest maxima, so a partial sort reads only the
 # maxima and the tokens of a few groups.
 GROUPS = 512

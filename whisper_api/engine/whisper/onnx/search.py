@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from whisper_api.engine.whisper.onnx.sampling import TokenPicker, language_probabilities, log_sum_exp
 
-__all__ = ["DecoderState", "Decoding", "Feed", "Hypothesis", "TokenRules", "feed_sequence"]
-
 Floats = NDArray[np.float32]
 Feed = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]
 """Tokens, positions and visible entries: the arguments of :meth:`DecoderState.feed`."""

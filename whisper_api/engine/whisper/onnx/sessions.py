@@ -21,8 +21,6 @@ from whisper_api.engine.whisper.onnx.search import Feed
 from whisper_api.engine.whisper.onnx.whisper_graphs import Shape
 from whisper_api.engine.worker.idle_cores import batch_threads
 
-__all__ = ["Sessions", "State", "feed_together", "open_sessions"]
-
 log = logging.getLogger(__name__)
 
 # A pool of cache entries starts with this size and grows by it. The time of attention is proportional to the size.

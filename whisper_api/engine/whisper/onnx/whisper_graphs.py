@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 from whisper_api.engine.whisper.onnx.graph import RUNTIME, ZERO_POINT, Graph
 
-__all__ = ["Shape", "save_graphs", "shape_of"]
-
 Weights = Mapping[str, NDArray[Any]]
 Floats = NDArray[np.float32]
 

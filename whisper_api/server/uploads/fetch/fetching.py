@@ -32,8 +32,6 @@ from whisper_api.server.uploads.fetch.urls import fetched, joined, refused
 from whisper_api.server.uploads.pace import Pace, PaceRules
 from whisper_api.server.uploads.storing import StoredFile, storage_errors
 
-__all__ = ["Fetch", "FetchRules", "check_enabled", "fetch_file", "rules_of"]
-
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 PIECE_BYTES = 256 << 10

@@ -9,8 +9,6 @@ from whisper_api.outbound.urls import MAX_URL_CHARACTERS, UrlRefused, target_of
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.part_headers import display_name
 
-__all__ = ["fetched", "file_name_of", "joined", "refused"]
-
 
 def file_name_of(url: str) -> str | None:
     """The last part of a URL's path, fit for display; None when the path is empty or the URL is too long."""
