@@ -28,8 +28,7 @@ from whisper_api.server.app import ROUTES
 from whisper_api.server.middleware.auth import BASIC_PATHS, OPEN_PATHS, OPEN_PREFIXES
 from whisper_api.server.openapi.openapi import description
 from whisper_api.server.openapi.struct_schemas import schemas_of, without_null
-from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter
-from whisper_api.server.resource import Resource
+from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter, Resource
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.jobs import WhisperxTranscript
 from whisper_api.server.uploads.forms import KNOWN
@@ -299,7 +298,20 @@ def test_an_operation_has_the_texts_of_its_declaration() -> None:
     assert told["parameters"][0]["required"] is True
     assert told["parameters"][1]["schema"] == {"type": "integer", "maximum": 9, "default": 3}
     assert told["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/FormFields"}
-    assert list(told["responses"]) == ["200", "400", "401", "403", "409", "413", "415", "422", "429", "500", "503"]
+    assert list(told["responses"]) == [
+        "200",
+        "400",
+        "401",
+        "403",
+        "408",
+        "409",
+        "413",
+        "415",
+        "422",
+        "429",
+        "500",
+        "503",
+    ]
     done = told["responses"]["200"]
     assert done["content"]["text/plain"]["schema"] == {"type": "string"}
     assert done["headers"]["Location"]["description"] == "Where"

@@ -1,37 +1,20 @@
-"""The parts of a request outside its body: query parameters, the job in the path, the idempotency key."""
+"""The parts of a request outside its body: times in the query, the job in the path, the idempotency key."""
 
 from __future__ import annotations
 
 import uuid
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 from starlette.requests import Request
 
 from whisper_api.errors import JobNotFound
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.form_fields import converted
 
 # The type of a parameter that is a time.
 MOMENT = Annotated[datetime, Meta(tz=True)]
 MAX_KEY_CHARACTERS = 255
-
-
-def query_value(request: Request, name: str, annotation: Any, default: Any = None) -> Any:
-    """The value of a query parameter. The last of several counts, and an empty parameter counts as absent.
-
-    Args:
-        request: the request.
-        name: name of the parameter.
-        annotation: type of the value.
-        default: the value of an absent parameter.
-
-    Raises:
-        InvalidOption: the text is not a value of this type.
-    """
-    text = request.query_params.get(name, "").strip()
-    return converted(name, text, annotation) if text else default
 
 
 def seconds_of(moment: datetime | None) -> float | None:

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.errors import Draining, JobFailed
+from whisper_api.server.operations import JsonResponse
 from whisper_api.server.query import status_location, status_path
 from whisper_api.server.realtime.waiting import wait_for_end
-from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import FileOutcome, problem_of
 from whisper_api.server.responses.results import failed_in_sync
 

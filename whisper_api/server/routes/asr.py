@@ -17,7 +17,7 @@ from whisper_api.formats import render
 from whisper_api.options import SpeakerCount
 from whisper_api.schema import Transcript
 from whisper_api.server.openai.answers import verbose_segments
-from whisper_api.server.operations import Answer, FormBody, Operation, Parameter
+from whisper_api.server.operations import Answer, FormBody, Parameter, operation
 from whisper_api.server.responses.results import delivered, in_turn
 from whisper_api.server.responses.submission_responses import when_ended
 from whisper_api.server.state import ServerState, state_of, viewer_of
@@ -63,6 +63,24 @@ class AsrForm(UploadForm, frozen=True, kw_only=True):
     answer_name: str
 
 
+@operation(
+    Answer(
+        200,
+        "The transcript in the requested format",
+        {MEDIA_TYPE: str},
+        {
+            ENGINE_HEADER: f"Always `{ENGINE_NAME}`",
+            "Content-Disposition": "Name of the recording, with the format as its extension",
+            JOB_HEADER: "Id of the job",
+        },
+    ),
+    tag="whisper-asr-webservice",
+    refusals=(*UPLOAD_REFUSALS, JobFailed, JobCanceled, JobNotFound, ResultGone),
+    parameters=(*PARAMETERS, IDEMPOTENCY_KEY),
+    body=FormBody((dataclasses.replace(AUDIO_FILE, required=True),)),
+    audit="job.submit",
+    scope="transcribe",
+)
 async def asr(request: Request) -> Response:
     """Transcribe audio, as the route of this name of whisper-asr-webservice does.
 
@@ -160,26 +178,3 @@ def _json(transcript: Transcript, words: bool) -> str:
         segments.append(fields)
     text = "".join(segment["text"] for segment in segments)
     return json.dumps({"text": text, "segments": segments, "language": transcript.language})
-
-
-ASR = Operation(
-    asr,
-    (
-        Answer(
-            200,
-            "The transcript in the requested format",
-            {MEDIA_TYPE: str},
-            {
-                ENGINE_HEADER: f"Always `{ENGINE_NAME}`",
-                "Content-Disposition": "Name of the recording, with the format as its extension",
-                JOB_HEADER: "Id of the job",
-            },
-        ),
-    ),
-    tag="whisper-asr-webservice",
-    refusals=(*UPLOAD_REFUSALS, JobFailed, JobCanceled, JobNotFound, ResultGone),
-    parameters=(*PARAMETERS, IDEMPOTENCY_KEY),
-    body=FormBody((dataclasses.replace(AUDIO_FILE, required=True),)),
-    audit="job.submit",
-    scope="transcribe",
-)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Annotated
 
 from msgspec import Meta
 from starlette.requests import Request
-from starlette.responses import Response
 
 from whisper_api.audit_records import AuditFilter, AuditPage
-from whisper_api.errors import InvalidOption
-from whisper_api.server.operations import Answer, Operation, Parameter
+from whisper_api.server.operations import Parameter, operation
 from whisper_api.server.query import MOMENT, seconds_of
-from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import reads, service_of
+from whisper_api.server.state import service_of
 
 SINCE = Parameter("since", MOMENT, "Only entries of this time or later (RFC 3339)")
 UNTIL = Parameter("until", MOMENT, "Only entries before this time (RFC 3339)")
@@ -24,7 +20,15 @@ LIMIT = Parameter("limit", Annotated[int, Meta(ge=1, le=1000)], "Entries on a pa
 AFTER = Parameter("after", str, "The cursor `next` of the page before")
 
 
-async def audit(request: Request) -> Response:
+@operation(
+    "A page of entries",
+    tag="Server",
+    parameters=(SINCE, UNTIL, KEY, ACTION, LIMIT, AFTER),
+    roles=("admin",),
+    scope="admin",
+    audit="audit.read",
+)
+def audit(request: Request) -> AuditPage:
     """Read the audit trail: who submitted, read, corrected and deleted what, from where, with which outcome.
 
     An entry has ids and names of keys, and no text of a client. The call is an entry too.
@@ -35,18 +39,5 @@ async def audit(request: Request) -> Response:
         key=KEY.of(request),
         action=ACTION.of(request),
     )
-    search = functools.partial(service_of(request).audit.page, filter, limit=LIMIT.of(request), after=AFTER.of(request))
-    page, cursor = await reads(request, search)
-    return JsonResponse(AuditPage(records=tuple(page), next=cursor))
-
-
-AUDIT = Operation(
-    audit,
-    (Answer(200, "A page of entries", {"application/json": AuditPage}),),
-    tag="Server",
-    refusals=(InvalidOption,),
-    parameters=(SINCE, UNTIL, KEY, ACTION, LIMIT, AFTER),
-    roles=("admin",),
-    scope="admin",
-    audit="audit.read",
-)
+    page, cursor = service_of(request).audit.page(filter, limit=LIMIT.of(request), after=AFTER.of(request))
+    return AuditPage(records=tuple(page), next=cursor)

@@ -14,17 +14,23 @@ from whisper_api import errors
 from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.job_values import JobPage, JobResult, JobState, JobStatus
 from whisper_api.server.auditing import note
-from whisper_api.server.operations import Answer, Operation, Parameter
+from whisper_api.server.operations import Answer, Parameter, operation
 from whisper_api.server.query import MOMENT, job_id_of, seconds_of
 from whisper_api.server.realtime.waiting import wait_for_change
-from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import WARNING, result_response
 from whisper_api.server.state import blocking, reads, sees_texts, service_of, state_of, viewer_of
 from whisper_api.server.uploads.upload_fields import RENDER_FIELDS
 from whisper_api.store.job_search import JobFilter
 
-JOB_ID = Parameter("job_id", str, "Id of the job, from the response to its submission", location="path", required=True)
+JOB_ID = Parameter(
+    "job_id",
+    str,
+    "Id of the job, from the response to its submission",
+    location="path",
+    required=True,
+    refusals=(errors.JobNotFound,),
+)
 WAIT = Parameter("wait", Annotated[float, Meta(ge=0, le=60)], "Seconds to wait for the status to change", 0.0)
 FORMAT = Parameter("format", Literal[(*FORMATS, *DOCUMENTS)], "Respond with this format alone")
 LAYOUT = tuple(
@@ -124,7 +130,11 @@ class CancelResponse(msgspec.Struct, frozen=True, kw_only=True):
     message: str = "Job canceled successfully"
 
 
-async def status(request: Request) -> Response:
+job_call = functools.partial(operation, tag="Jobs")
+
+
+@job_call("The status", parameters=(JOB_ID, WAIT), roles=("user", "admin", "operator"), scope="read")
+async def status(request: Request) -> JobStatus:
     """Get the status of a job; with ``?wait=N`` when the status has changed or N seconds have passed.
 
     An operator sees no file name, metadata, warnings and reason of a failure.
@@ -135,9 +145,21 @@ async def status(request: Request) -> Response:
         found = await wait_for_change(request, job_id, seconds)
     else:
         found = await reads(request, service_of(request).status, job_id, viewer_of(request))
-    return JsonResponse(found if sees_texts(request) else _without_texts(found))
+    return found if sees_texts(request) else _without_texts(found)
 
 
+@job_call(
+    Answer(
+        200,
+        "The result",
+        {"application/json": (JobResult, WhisperxTranscript), **TEXTS},
+        headers={WARNING: "A layout option without effect, or a rule that cannot hold; may come repeatedly"},
+    ),
+    refusals=(errors.JobNotFinished, errors.JobFailed, errors.JobCanceled, errors.ResultGone),
+    parameters=(JOB_ID, FORMAT, *LAYOUT),
+    audit="job.read",
+    scope="read",
+)
 async def result(request: Request) -> Response:
     """Get the result of a job as JSON; with ``?format=`` the text in that format alone.
 
@@ -149,7 +171,14 @@ async def result(request: Request) -> Response:
     return await result_response(request, job_id, FORMAT.of(request), layout)
 
 
-async def cancel(request: Request) -> Response:
+@job_call(
+    "The job is canceled, or its result is removed",
+    refusals=(errors.JobIsProcessing,),
+    parameters=(JOB_ID, FORCE),
+    audit="job.cancel",
+    scope="delete",
+)
+async def cancel(request: Request) -> CancelResponse:
     """Cancel a waiting job, or remove a job that has ended; with ``?force=true`` also stop a running job."""
     state = state_of(request)
     job_id = job_id_of(request)
@@ -158,15 +187,20 @@ async def cancel(request: Request) -> Response:
     pool = None if force else state.uploads
     canceled = await blocking(pool, lambda: state.service.cancel(job_id, viewer_of(request), force=force))
     note(request, action="job.cancel" if canceled else "job.delete")
-    return JsonResponse(CancelResponse())
+    return CancelResponse()
 
 
-async def jobs(request: Request) -> Response:
+@job_call(
+    "A page of jobs",
+    parameters=(STATE, METADATA_KEY, METADATA_VALUE, CREATED_AFTER, CREATED_BEFORE, LIMIT, AFTER),
+    roles=("user", "admin", "operator"),
+    scope="read",
+)
+def jobs(request: Request) -> JobPage:
     """List the caller's jobs that meet all conditions, newest first and page by page.
 
     An admin sees all jobs. So does an operator, without their texts, and cannot search the metadata.
     """
-    state = state_of(request)
     filter = JobFilter(
         state=STATE.of(request),
         metadata_key=METADATA_KEY.of(request),
@@ -177,66 +211,12 @@ async def jobs(request: Request) -> Response:
     shows_texts = sees_texts(request)
     if not shows_texts and (filter.metadata_key, filter.metadata_value) != (None, None):
         raise NO_SEARCH
-    search = functools.partial(
-        state.service.list_jobs, viewer_of(request), filter, limit=LIMIT.of(request), after=AFTER.of(request)
-    )
-    page, cursor = await reads(request, search)
-    return JsonResponse(JobPage(jobs=tuple(page if shows_texts else map(_without_texts, page)), next=cursor))
+    limit, after = LIMIT.of(request), AFTER.of(request)
+    page, cursor = service_of(request).list_jobs(viewer_of(request), filter, limit=limit, after=after)
+    return JobPage(jobs=tuple(page if shows_texts else map(_without_texts, page)), next=cursor)
 
 
 def _without_texts(status: JobStatus) -> JobStatus:
     """A status without what comes from the client or from the audio."""
     error = None if status.error is None else HIDDEN
     return msgspec.structs.replace(status, error=error, warnings=(), file_name=None, metadata=None)
-
-
-STATUS = Operation(
-    status,
-    (Answer(200, "The status", {"application/json": JobStatus}),),
-    tag="Jobs",
-    refusals=(errors.InvalidOption, errors.JobNotFound),
-    parameters=(JOB_ID, WAIT),
-    roles=("user", "admin", "operator"),
-    scope="read",
-)
-RESULT = Operation(
-    result,
-    (
-        Answer(
-            200,
-            "The result",
-            {"application/json": (JobResult, WhisperxTranscript), **TEXTS},
-            headers={WARNING: "A layout option without effect, or a rule that cannot hold; may come repeatedly"},
-        ),
-    ),
-    tag="Jobs",
-    refusals=(
-        errors.InvalidOption,
-        errors.JobNotFound,
-        errors.JobNotFinished,
-        errors.JobFailed,
-        errors.JobCanceled,
-        errors.ResultGone,
-    ),
-    parameters=(JOB_ID, FORMAT, *LAYOUT),
-    audit="job.read",
-    scope="read",
-)
-CANCEL = Operation(
-    cancel,
-    (Answer(200, "The job is canceled, or its result is removed", {"application/json": CancelResponse}),),
-    tag="Jobs",
-    refusals=(errors.InvalidOption, errors.JobNotFound, errors.JobIsProcessing, errors.StorageError),
-    parameters=(JOB_ID, FORCE),
-    audit="job.cancel",
-    scope="delete",
-)
-JOBS = Operation(
-    jobs,
-    (Answer(200, "A page of jobs", {"application/json": JobPage}),),
-    tag="Jobs",
-    refusals=(errors.InvalidOption,),
-    parameters=(STATE, METADATA_KEY, METADATA_VALUE, CREATED_AFTER, CREATED_BEFORE, LIMIT, AFTER),
-    roles=("user", "admin", "operator"),
-    scope="read",
-)

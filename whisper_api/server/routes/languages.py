@@ -12,7 +12,7 @@ from starlette.responses import Response
 from whisper_api.job_values import SpokenLanguage
 from whisper_api.records import made_of
 from whisper_api.schema import Transcript
-from whisper_api.server.operations import Answer, FormBody, Operation
+from whisper_api.server.operations import Answer, FormBody, operation
 from whisper_api.server.responses.results import delivered, in_turn
 from whisper_api.server.responses.submission_responses import accepted_response, when_ended
 from whisper_api.server.routes.transcription import ACCEPTED, IN_SYNC, REFUSALS
@@ -31,6 +31,19 @@ FIELD_NAMES = ("model", "language", "audio_track", "vad", "vad_onset", "vad_offs
 OTHER_NAMES = ("keep_result", "metadata", "hf_token", "device", "device_index")
 
 
+@operation(
+    Answer(200, "The language", {"application/json": SpokenLanguage}),
+    ACCEPTED,
+    tag="Transcription",
+    refusals=(*REFUSALS, *IN_SYNC),
+    parameters=(ENCODE, IDEMPOTENCY_KEY),
+    body=FormBody(
+        (FILE, AUDIO_FILE, URL, *(field for field in JOB_FIELDS if field.name in (*FIELD_NAMES, *OTHER_NAMES)), SYNC),
+        raw=True,
+    ),
+    audit="job.submit",
+    scope="transcribe",
+)
 async def detect(request: Request) -> Response:
     """Detect the language of a recording without making a transcript.
 
@@ -86,18 +99,3 @@ def spoken_language(
         language_code=transcript.language,
         confidence=transcript.language_probability or 0.0,
     )
-
-
-DETECT = Operation(
-    detect,
-    (Answer(200, "The language", {"application/json": SpokenLanguage}), ACCEPTED),
-    tag="Transcription",
-    refusals=(*REFUSALS, *IN_SYNC),
-    parameters=(ENCODE, IDEMPOTENCY_KEY),
-    body=FormBody(
-        (FILE, AUDIO_FILE, URL, *(field for field in JOB_FIELDS if field.name in (*FIELD_NAMES, *OTHER_NAMES)), SYNC),
-        raw=True,
-    ),
-    audit="job.submit",
-    scope="transcribe",
-)
