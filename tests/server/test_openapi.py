@@ -28,10 +28,11 @@ from whisper_api.server.app import ROUTES
 from whisper_api.server.middleware.auth import BASIC_PATHS, OPEN_PATHS, OPEN_PREFIXES
 from whisper_api.server.openapi.openapi import description
 from whisper_api.server.openapi.struct_schemas import schemas_of, without_null
-from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter, Resource
+from whisper_api.server.operations import Answer, FormBody, JsonBody, Operation, Parameter, Resource
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.routes.jobs import WhisperxTranscript
-from whisper_api.server.uploads.forms import KNOWN
+from whisper_api.server.uploads.form_fields import FormField
+from whisper_api.server.uploads.forms import DECLARED
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "call.json"
 
@@ -167,7 +168,7 @@ def test_the_description_has_no_python_markup() -> None:
 def test_the_description_has_every_field_of_the_form() -> None:
     body = described()["paths"]["/transcribe"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     names = {name.removesuffix("[]") for name in body["properties"]}
-    assert names == {*KNOWN, "file", "known_speaker_names", "known_speaker_references"}
+    assert names == {*(field.name for field in DECLARED), "file"}
     assert body["properties"]["file"]["format"] == "binary"
     assert body["properties"]["align"]["default"] is True
     assert body["properties"]["num_speakers"] == {

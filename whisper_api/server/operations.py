@@ -22,7 +22,7 @@ from whisper_api.key_values import Role, Scope
 from whisper_api.server.auditing import begin
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import blocking, state_of
-from whisper_api.server.uploads.form_fields import converted
+from whisper_api.server.uploads.form_fields import FormField, converted
 from whisper_api.server.uploads.part_headers import shown
 
 # Takes a request. What a coroutine or, in a thread, a function returns is the response, or the value of one.
@@ -61,27 +61,6 @@ class Parameter:
         """
         text = request.query_params.get(self.name, "").strip()
         return converted(self.name, text, self.type) if text else self.default
-
-
-@dataclass(frozen=True)
-class FormField:
-    """A field of a form.
-
-    Attributes:
-        name: name of the field.
-        type: type of the value; ``bytes`` for a file.
-        description: one sentence.
-        required: whether the call fails without the field.
-        repeated: whether the form may have the field several times.
-        default: the value of an absent field; None when the configuration decides.
-    """
-
-    name: str
-    type: Any
-    description: str
-    required: bool = False
-    repeated: bool = False
-    default: Any = None
 
 
 @dataclass(frozen=True)

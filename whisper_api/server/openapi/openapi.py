@@ -14,9 +14,10 @@ from whisper_api.server.openai.bodies import ErrorBody
 from whisper_api.server.openai.errors import TAG as OPENAI_TAG
 from whisper_api.server.openapi.error_responses import refusals_of
 from whisper_api.server.openapi.struct_schemas import Schema, described, schemas_of, without_null
-from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter, Resource
+from whisper_api.server.operations import Answer, FormBody, JsonBody, Operation, Parameter, Resource
 from whisper_api.server.responses.problems import MEDIA_TYPE, ProblemBody
 from whisper_api.server.state import version
+from whisper_api.server.uploads.form_fields import FormField
 from whisper_api.server.uploads.incoming import URL_FIELD
 from whisper_api.server.uploads.plain_bodies import FILE_NAME, RAW_TYPES
 

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING
 
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
-from whisper_api.options import Channels, Hallucinations, RedactKind, Task
+from whisper_api.options import Task
 from whisper_api.server.openai import bodies
 from whisper_api.server.openai.answers import Body, rendered_body
 from whisper_api.server.openai.errors import TAG, job_problem
 from whisper_api.server.openai.models import model_named, models_here
 from whisper_api.server.openai.openai_request import (
-    CHUNKING_FIELD,
-    IDENTIFY_FIELDS,
-    STREAMABLE,
-    TRANSLATION_FORMATS,
-    Granularity,
+    JSON_FIELDS,
+    TRANSCRIPTION_FIELDS,
+    TRANSLATION_FIELDS,
     OpenAIRequest,
-    ResponseFormat,
     read_fields,
 )
 from whisper_api.server.openai.streaming import stream_response
-from whisper_api.server.operations import Answer, Cause, FormBody, FormField, Parameter, operation
+from whisper_api.server.operations import Answer, Cause, FormBody, Parameter, operation
 from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import WARNING, add_warnings, delivered, in_turn
 from whisper_api.server.state import state_of, viewer_of
 from whisper_api.server.uploads import upload_fields
 from whisper_api.server.uploads.incoming import IncomingForm
-from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
 from whisper_api.server.uploads.rules import UploadRules
 from whisper_api.server.uploads.submitting import accept_waited
 from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
@@ -47,90 +42,11 @@ JOB_HEADER = "X-Job-ID"
 PURPOSES: dict[Task, str] = {"transcribe": "/v1/audio/transcriptions", "translate": "/v1/audio/translations"}
 
 
-MODEL_FIELD = FormField(
-    "model",
-    str,
-    "A name of OpenAI, such as `whisper-1` or `gpt-4o-transcribe`, for the configured model; or a Whisper model: its "
-    "name (`base`), its repository (`openai/whisper-base`), or an alias from the configuration",
-)
-# The fields of transcriptions and translations: those before the language, and those after it.
-FIRST_FIELDS = (upload_fields.FILE, upload_fields.URL, MODEL_FIELD)
-COMMON_FIELDS = (
-    FormField("prompt", str, "Text that precedes the audio: spelling, style, names"),
-    FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Temperature of the first attempt"),
-    FormField("hotwords", str, "Expected words, put before every window"),
-    FormField("redact", str, f"Personal data to replace by markers: {', '.join(get_args(RedactKind))}"),
-    FormField("audio_track", Annotated[int, Meta(ge=1)], "Number of the audio track, counted from 1"),
-    FormField(
-        "channels", Channels, "mix; separate: each channel is one speaker; auto: separate them where each surely is"
-    ),
-    FormField(
-        "hallucinations",
-        Hallucinations,
-        "Text that Whisper invents where nobody speaks: keep it, flag its segments, or drop it",
-        default="drop",
-    ),
-    FormField("keywords[]", str, "An expected word", repeated=True),
-    upload_fields.VOCABULARY,
-    *upload_fields.WEBHOOK,
-)
-
-TRANSCRIPTION_FIELDS = (
-    *FIRST_FIELDS,
-    FormField("language", str, "Code or name of the spoken language; detected by default"),
-    FormField(
-        "languages[]",
-        str,
-        "A language that may be spoken; a single one is used as language, with several the language is detected",
-        repeated=True,
-    ),
-    *COMMON_FIELDS,
-    FormField(
-        "response_format",
-        ResponseFormat,
-        "Format of the response; by default json, and diarized_json for `gpt-4o-transcribe-diarize`",
-    ),
-    *upload_fields.RENDER_FIELDS,
-    FormField("timestamp_granularities[]", Granularity, "Times of a verbose_json; segment by default", repeated=True),
-    FormField("stream", bool, f"Send the text as it is decoded, if the format is one of {STREAMABLE}"),
-    FormField(
-        CHUNKING_FIELD,
-        str,
-        'auto, or JSON: {"type": "server_vad", "threshold": 0.5, "silence_duration_ms": 200, "prefix_padding_ms": 300};'
-        " or a field for each key: chunking_strategy[type] ...",
-    ),
-    FormField("include[]", Literal["logprobs"], "logprobs: add the log probabilities to a json", repeated=True),
-    FormField(
-        "known_speaker_names[]",
-        str,
-        f"The name of a known speaker, up to {MAX_KNOWN_SPEAKERS}; the other speakers have letters",
-        repeated=True,
-    ),
-    FormField(
-        "known_speaker_references[]",
-        str,
-        "For each name, in the same order, 2 to 10 seconds of the speaker, as a data URL",
-        repeated=True,
-    ),
-    *(field for field in upload_fields.OPTION_FIELDS if field.name in IDENTIFY_FIELDS),
-)
-TRANSLATION_FIELDS = (
-    *FIRST_FIELDS,
-    *COMMON_FIELDS,
-    FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
-    *upload_fields.RENDER_FIELDS,
-)
 TEXTS = {"text/plain": str, "application/x-subrip": str, "text/vtt": str}
 HEADERS = {
     JOB_HEADER: "Id of the job",
     WARNING: "A field that was ignored, or a request that could not be followed; the header may be repeated",
 }
-# Fields of a JSON body instead of the file.
-JSON_FIELDS = (
-    FormField("input_audio", bodies.InputAudio, "The recording in base64"),
-    FormField(upload_fields.FILE.name, str, "The recording in base64, or as a data URL"),
-    FormField("file_url", str, "The same as url"),
-)
 REFUSALS: tuple[Cause, ...] = (
     *UPLOAD_REFUSALS,
     InvalidInput,

@@ -16,10 +16,11 @@ from whisper_api import errors
 from whisper_api.jobs.speakers import NAME_FIELD, SAMPLES_FIELD
 from whisper_api.server.auditing import note, noted_id
 from whisper_api.server.middleware.auth import check_key
-from whisper_api.server.operations import Answer, Cause, FormBody, FormField, JsonBody, Parameter, created, operation
+from whisper_api.server.operations import Answer, Cause, FormBody, JsonBody, Parameter, created, operation
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import blocking, caller_of, owner_of, service_of, state_of, viewer_of, writes
+from whisper_api.server.uploads.form_fields import FormField
 from whisper_api.server.uploads.receiving import BODY_REFUSALS, received_value, upload_turn
 from whisper_api.server.uploads.voice_samples import VoiceForm, read_voice_form, received_voice_form
 from whisper_api.voices import Speaker, SpeakerList

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
 from whisper_api.config import Config
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.jobs.vocabularies import checked_terms
+from whisper_api.jobs.webhooks import checked_url
 from whisper_api.options import RenderOptions, TranscriptionOptions
+from whisper_api.outbound.connecting import hosts_in
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.uploads.form_fields import FormFields, converted
-from whisper_api.server.uploads.incoming import URL_FIELD
 from whisper_api.server.uploads.known_speakers import (
     NAMES_FIELD,
     REFERENCES_FIELD,
@@ -24,7 +24,14 @@ from whisper_api.server.uploads.known_speakers import (
     read_known_speakers,
 )
 from whisper_api.server.uploads.part_headers import shown
-from whisper_api.server.uploads.webhook_fields import WEBHOOK_FIELDS, webhook_of
+from whisper_api.server.uploads.upload_fields import (
+    INCLUDE_RESULT_FIELD,
+    JOB_FIELDS,
+    SYNC,
+    URL,
+    WEBHOOK_URL_FIELD,
+    check_webhooks_enabled,
+)
 from whisper_api.store.metadata import metadata_of
 
 MAX_TEXT_CHARACTERS = 10_000
@@ -32,16 +39,11 @@ MAX_WORD_CHARACTERS = 255
 LINE_BREAKS = frozenset("\t\r\n")
 
 OPTION_TYPES = {field.name: field.type for field in msgspec.structs.fields(TranscriptionOptions)}
-RENDER_TYPES = {field.name: field.type for field in msgspec.structs.fields(RenderOptions)}
-OPTION_FIELDS = tuple(OPTION_TYPES)
-RENDER_FIELDS = tuple(RENDER_TYPES)
 FORMAT_FIELDS = ("output_format", "response_format")
 TEXT_FIELDS = ("prompt", "hotwords")
 WORD_FIELDS = ("model", "language")
 AUTO_MODEL = ("model", "auto")
-OTHER_FIELDS = ("sync", "keep_result", "hf_token", "metadata", "device", "device_index", URL_FIELD)
-KNOWN = frozenset((*OPTION_FIELDS, *RENDER_FIELDS, *FORMAT_FIELDS, *OTHER_FIELDS, *WEBHOOK_FIELDS))
-Index = Annotated[int, Meta(ge=0)]
+DECLARED = (*JOB_FIELDS, SYNC, URL)
 
 
 class UploadForm(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,18 +97,18 @@ def read_form(
         InvalidOption: a value cannot be used; says what is expected.
         Problem: 422, the form names another device; 400, it names a webhook, and the configuration allows none.
     """
-    form = FormFields(fields, KNOWN, (NAMES_FIELD, REFERENCES_FIELD) if known_speakers else ())
+    form = FormFields(fields, [field for field in DECLARED if known_speakers or not field.repeated])
     _check_device(form, device)
     # The model "auto" means the configured model.
-    options = {name: text for name, text in form.texts(OPTION_FIELDS).items() if (name, text.lower()) != AUTO_MODEL}
+    options = {name: text for name, text in form.texts(OPTION_TYPES).items() if (name, text.lower()) != AUTO_MODEL}
     metadata = form.last("metadata")
     webhook_url, webhook_include_result = webhook_of(form, config)
     return UploadForm(
         options=transcription_options({"model": config.model, "language": config.language} | options),
         output_format=_output_format(form.texts(FORMAT_FIELDS), config.output_format),
         render_options=render_options(form),
-        sync=form.value("sync", bool, config.default_sync),
-        keep_result=form.value("keep_result", bool, False),
+        sync=form.value("sync", config.default_sync),
+        keep_result=form.value("keep_result"),
         hf_token=_token(form.last("hf_token")),
         warnings=form.warnings(),
         metadata=None if metadata is None else metadata_of(metadata),
@@ -161,8 +163,7 @@ def render_options(form: FormFields) -> RenderOptions:
     Raises:
         InvalidOption: a value cannot be used; says what is expected.
     """
-    texts = form.texts(RENDER_FIELDS)
-    return RenderOptions(**{name: converted(name, text, RENDER_TYPES[name]) for name, text in texts.items()})
+    return RenderOptions(**{name: form.value(name) for name in form.texts(RenderOptions.__struct_fields__)})
 
 
 def check_text(name: str, text: str, max_characters: int, allowed: frozenset[str] = frozenset()) -> None:
@@ -181,6 +182,27 @@ def check_text(name: str, text: str, max_characters: int, allowed: frozenset[str
         raise InvalidOption(name, f"expected at most {max_characters} characters")
     if any(unicodedata.category(character) == "Cc" and character not in allowed for character in text):
         raise InvalidOption(name, "expected text without control characters")
+
+
+def webhook_of(form: FormFields, config: Config) -> tuple[str | None, bool]:
+    """The receiver that a form names, and whether it gets the result.
+
+    Args:
+        form: the form.
+        config: says whether and where webhooks are sent.
+
+    Raises:
+        InvalidOption: nothing is sent to this address.
+        Problem: 400 ``webhooks_not_enabled``.
+    """
+    url = form.last(WEBHOOK_URL_FIELD)
+    include_result: bool = form.value(INCLUDE_RESULT_FIELD)
+    if url is None:
+        if include_result:
+            form.note(f"{INCLUDE_RESULT_FIELD} was ignored: there is no {WEBHOOK_URL_FIELD}")
+        return None, False
+    check_webhooks_enabled(config)
+    return checked_url(WEBHOOK_URL_FIELD, url, hosts_in(config.webhook_private_hosts)), include_result
 
 
 def _token(text: str | None) -> str | None:
@@ -206,7 +228,7 @@ def _output_format(texts: Mapping[str, str], default: str) -> str:
 def _check_device(form: FormFields, served: str) -> None:
     kind, _, index = served.partition(":")
     asked_kind, colon, asked_index = (form.last("device") or "auto").lower().partition(":")
-    number = form.value("device_index", Index, int(index or 0))
+    number = form.value("device_index", int(index or 0))
     fits = asked_kind in ("auto", kind) and (not colon or asked_index == (index or "0")) and number == int(index or 0)
     if not fits:
         raise Problem(

@@ -12,14 +12,13 @@ from msgspec import Meta
 
 from whisper_api import errors
 from whisper_api.coercion import help_line
-from whisper_api.config import OutputFormat
+from whisper_api.config import Config, OutputFormat
 from whisper_api.options import RenderOptions, TranscriptionOptions
-from whisper_api.server.operations import Cause, FormField, Parameter
+from whisper_api.server.operations import Cause, Parameter
 from whisper_api.server.responses.problems import Problem
+from whisper_api.server.uploads.form_fields import FormField
 from whisper_api.server.uploads.incoming import URL_FIELD
 from whisper_api.server.uploads.known_speakers import NAMES_FIELD, REFERENCES_FIELD
-from whisper_api.server.uploads.webhook_fields import INCLUDE_RESULT_FIELD, OFF
-from whisper_api.server.uploads.webhook_fields import URL_FIELD as WEBHOOK_URL_FIELD
 
 KeyText = Annotated[str, Meta(min_length=1, max_length=255, pattern="^[ -~]+$")]
 
@@ -42,6 +41,11 @@ ENCODE = Parameter(
 SYNC = FormField("sync", bool, "Respond with the result when the job has ended; DEFAULT_SYNC_MODE is the default")
 
 
+WEBHOOK_URL_FIELD = "webhook_url"
+INCLUDE_RESULT_FIELD = "webhook_include_result"
+OFF = Problem(
+    400, "webhooks_not_enabled", "This server sends no webhooks: set ENABLE_WEBHOOKS = true on the server, or poll"
+)
 DEFAULTS = TranscriptionOptions()
 
 
@@ -117,3 +121,13 @@ REFUSALS: tuple[Cause, ...] = (
     errors.Draining,
     errors.StorageError,
 )
+
+
+def check_webhooks_enabled(config: Config) -> None:
+    """Check that the configuration allows webhooks.
+
+    Raises:
+        Problem: 400 ``webhooks_not_enabled``.
+    """
+    if not config.enable_webhooks:
+        raise Problem(OFF.status, OFF.code, OFF.detail)
