@@ -1,4 +1,4 @@
-"""``/transcription/{job_id}``, its result, and the list of the caller's jobs."""
+"""``/transcription/{job_id}``, its result and its corrections, and the list of the caller's jobs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from starlette.responses import Response
 
 from whisper_api import errors
 from whisper_api.formats import DOCUMENTS, FORMATS
-from whisper_api.job_values import JobPage, JobResult, JobState, JobStatus
+from whisper_api.job_values import Corrections, JobPage, JobResult, JobState, JobStatus
 from whisper_api.server.auditing import note
-from whisper_api.server.operations import Answer, Parameter, operation
+from whisper_api.server.operations import Answer, JsonBody, Parameter, operation
 from whisper_api.server.query import MOMENT, job_id_of, seconds_of
 from whisper_api.server.realtime.waiting import wait_for_change
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import WARNING, result_response
-from whisper_api.server.state import blocking, reads, sees_texts, service_of, state_of, viewer_of
+from whisper_api.server.state import blocking, reads, sees_texts, service_of, state_of, viewer_of, writes
+from whisper_api.server.uploads.receiving import MAX_JSON_BYTES, decoded, received_body
 from whisper_api.server.uploads.upload_fields import RENDER_FIELDS
 from whisper_api.store.job_search import JobFilter
 
@@ -37,6 +38,7 @@ LAYOUT = tuple(
     Parameter(field.name, field.type, f"{field.description}, instead of the job's own") for field in RENDER_FIELDS
 )
 FORCE = Parameter("force", bool, "Also stop a running job", False)
+WITHOUT_RESULT = (errors.JobNotFinished, errors.JobFailed, errors.JobCanceled, errors.ResultGone)
 TEXTS = {
     format.media_type: str
     for format in (*FORMATS.values(), *DOCUMENTS.values())
@@ -155,7 +157,7 @@ async def status(request: Request) -> JobStatus:
         {"application/json": (JobResult, WhisperxTranscript), **TEXTS},
         headers={WARNING: "A layout option without effect, or a rule that cannot hold; may come repeatedly"},
     ),
-    refusals=(errors.JobNotFinished, errors.JobFailed, errors.JobCanceled, errors.ResultGone),
+    refusals=WITHOUT_RESULT,
     parameters=(JOB_ID, FORMAT, *LAYOUT),
     audit="job.read",
     scope="read",
@@ -220,3 +222,38 @@ def _without_texts(status: JobStatus) -> JobStatus:
     """A status without what comes from the client or from the audio."""
     error = None if status.error is None else HIDDEN
     return msgspec.structs.replace(status, error=error, warnings=(), file_name=None, metadata=None)
+
+
+class NewCorrections(Corrections, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Corrections as they are sent. An unknown field is an error, since they replace all earlier ones.
+
+    Attributes:
+        words: in any order; the last correction of a word applies.
+        speakers: label to the name that replaces the label.
+    """
+
+
+corrections_call = functools.partial(job_call, "The stored corrections", refusals=WITHOUT_RESULT, parameters=(JOB_ID,))
+
+
+@corrections_call(scope="read", audit="job.read")
+def corrections(request: Request) -> Corrections:
+    """Get the corrections of a transcript. Results in all formats contain them."""
+    return service_of(request).corrections(job_id_of(request), viewer_of(request))
+
+
+@corrections_call(body=JsonBody(NewCorrections), scope="correct", audit="job.correct")
+async def correct(request: Request) -> Corrections:
+    """Correct words and name speakers. The new corrections replace all earlier ones.
+
+    Segments and words keep their numbers of the recognised transcript when corrections remove some. The response
+    contains the stored corrections: one for each word, and only those that change the transcript.
+    """
+    service, job_id, viewer = service_of(request), job_id_of(request), viewer_of(request)
+    body = await received_body(request, max_bytes=MAX_JSON_BYTES)
+
+    def corrected() -> Corrections:
+        service.correct(job_id, viewer, decoded(body, NewCorrections))
+        return service.corrections(job_id, viewer)
+
+    return await writes(request, corrected)
