@@ -22,7 +22,6 @@ from whisper_api.server.middleware.access_log import AccessLog, ErrorAnswers
 from whisper_api.server.middleware.auth import Authentication, LocalCallers
 from whisper_api.server.middleware.cors import AllowedOrigins, CrossOrigin
 from whisper_api.server.middleware.proxies import BehindProxy, TrustedAddresses, root_path_of
-from whisper_api.server.middleware.tracing import TracedRequests
 from whisper_api.server.middleware.upgrades import NoWebSockets
 from whisper_api.server.openai.errors import error_response
 from whisper_api.server.operations import Resource
@@ -47,7 +46,6 @@ from whisper_api.server.routes import (
 )
 from whisper_api.server.sockets import only_local
 from whisper_api.server.state import ServerState
-from whisper_api.telemetry import exporters_wanted
 
 if TYPE_CHECKING:
     from whisper_api.jobs.executor import Executor
@@ -154,11 +152,8 @@ def create_app(
         Middleware(AccessLog, templates=TEMPLATES),
         Middleware(BehindProxy, config=config),
         Middleware(LingeringClose),
+        Middleware(CrossOrigin, allowed=origins),
     ]
-    if exporters_wanted() if service is None else service.tracing.on:
-        # Around the access log, whose line has the ids of the span.
-        layers.insert(0, Middleware(TracedRequests, templates=TEMPLATES))
-    layers += [Middleware(CrossOrigin, allowed=origins)]
     admit = Middleware(LocalCallers, config=config, allowed=origins, insecure=insecure, logged=set())
     if config.enable_authorization:
         admit = Middleware(Authentication)
