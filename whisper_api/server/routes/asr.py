@@ -23,8 +23,7 @@ from whisper_api.server.responses.submission_responses import when_ended
 from whisper_api.server.state import ServerState, state_of, viewer_of
 from whisper_api.server.uploads.forms import UploadForm, read_form
 from whisper_api.server.uploads.incoming import IncomingForm
-from whisper_api.server.uploads.rules import UploadRules
-from whisper_api.server.uploads.submitting import accept_waited
+from whisper_api.server.uploads.submitting import UploadRules, accept_waited
 from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, IDEMPOTENCY_KEY
 from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 from whisper_api.word_spacing import pieces

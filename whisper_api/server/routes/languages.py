@@ -19,8 +19,7 @@ from whisper_api.server.routes.transcription import ACCEPTED, IN_SYNC, REFUSALS
 from whisper_api.server.state import state_of, viewer_of
 from whisper_api.server.uploads.forms import UploadForm, read_form
 from whisper_api.server.uploads.incoming import IncomingForm
-from whisper_api.server.uploads.rules import UploadRules
-from whisper_api.server.uploads.submitting import accept, accept_waited
+from whisper_api.server.uploads.submitting import UploadRules, accept, accept_waited
 from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
 
 PURPOSE = "detect-language"

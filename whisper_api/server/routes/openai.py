@@ -30,8 +30,7 @@ from whisper_api.server.responses.results import WARNING, add_warnings, delivere
 from whisper_api.server.state import state_of, viewer_of
 from whisper_api.server.uploads import upload_fields
 from whisper_api.server.uploads.incoming import IncomingForm
-from whisper_api.server.uploads.rules import UploadRules
-from whisper_api.server.uploads.submitting import accept_waited
+from whisper_api.server.uploads.submitting import UploadRules, accept_waited
 from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
 if TYPE_CHECKING:

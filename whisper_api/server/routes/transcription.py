@@ -17,8 +17,7 @@ from whisper_api.server.responses.submission_responses import Accepted, Accepted
 from whisper_api.server.state import state_of
 from whisper_api.server.uploads.forms import UploadForm, read_form
 from whisper_api.server.uploads.incoming import IncomingForm
-from whisper_api.server.uploads.rules import UploadRules
-from whisper_api.server.uploads.submitting import accept, accept_files
+from whisper_api.server.uploads.submitting import UploadRules, accept, accept_files
 from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
 from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
