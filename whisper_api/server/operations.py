@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from datetime import datetime
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
+from msgspec import Meta
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,7 +20,7 @@ from starlette.types import Scope as RequestScope
 
 from whisper_api.access.key_rules import allows
 from whisper_api.audit_records import Action
-from whisper_api.errors import ScopeMissing
+from whisper_api.errors import JobNotFound, ScopeMissing
 from whisper_api.key_values import Role, Scope
 from whisper_api.server.auditing import begin
 from whisper_api.server.responses.problems import Problem
@@ -25,6 +28,8 @@ from whisper_api.server.state import blocking, state_of
 from whisper_api.server.uploads.form_fields import FormField, converted
 from whisper_api.server.uploads.part_headers import shown
 
+# The type of a parameter that is a time.
+MOMENT = Annotated[datetime, Meta(tz=True)]
 # Takes a request. What a coroutine or, in a thread, a function returns is the response, or the value of one.
 Handler = Callable[[Request], Any]
 # The cause of an error response.
@@ -261,3 +266,25 @@ def _check_encoding(headers: Headers) -> None:
             f"The body has Content-Encoding {shown(', '.join(codings))}: send it uncompressed, without that header",
             {"Accept-Encoding": "identity"},
         )
+
+
+def seconds_of(moment: datetime | None) -> float | None:
+    """A time as seconds since 1970; None stays None."""
+    return None if moment is None else moment.timestamp()
+
+
+def job_id_of(request: Request) -> str:
+    """The job id in the path, in the form of the database.
+
+    Raises:
+        JobNotFound: the path does not contain a UUID.
+    """
+    text: str = request.path_params["job_id"]
+    try:
+        job_id = str(uuid.UUID(text))
+    except ValueError:
+        raise JobNotFound(text) from None
+    if job_id != text.lower():
+        raise JobNotFound(text)
+    request.scope["job_id"] = job_id
+    return job_id

@@ -18,8 +18,7 @@ from whisper_api.options import SpeakerCount
 from whisper_api.schema import Transcript
 from whisper_api.server.openai.answers import verbose_segments
 from whisper_api.server.operations import Answer, FormBody, Parameter, operation
-from whisper_api.server.responses.results import delivered, in_turn
-from whisper_api.server.responses.submission_responses import when_ended
+from whisper_api.server.responses.results import delivered, in_turn, when_ended
 from whisper_api.server.state import ServerState, state_of, viewer_of
 from whisper_api.server.uploads.forms import UploadForm, read_form
 from whisper_api.server.uploads.incoming import IncomingForm

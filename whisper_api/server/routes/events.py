@@ -14,8 +14,7 @@ from starlette.responses import Response
 
 from whisper_api.errors import WhisperApiError
 from whisper_api.job_values import JobEvent
-from whisper_api.server.operations import Answer, Parameter, operation
-from whisper_api.server.query import job_id_of
+from whisper_api.server.operations import Answer, Parameter, job_id_of, operation
 from whisper_api.server.realtime.event_stream import HEARTBEAT, EventStream, frames
 from whisper_api.server.realtime.waiting import watch_events
 from whisper_api.server.responses.problems import Problem

@@ -14,8 +14,7 @@ from whisper_api import errors
 from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.job_values import Corrections, JobPage, JobResult, JobState, JobStatus
 from whisper_api.server.auditing import note
-from whisper_api.server.operations import Answer, JsonBody, Parameter, operation
-from whisper_api.server.query import MOMENT, job_id_of, seconds_of
+from whisper_api.server.operations import MOMENT, Answer, JsonBody, Parameter, job_id_of, operation, seconds_of
 from whisper_api.server.realtime.waiting import wait_for_change
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import WARNING, result_response

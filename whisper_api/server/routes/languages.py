@@ -13,8 +13,7 @@ from whisper_api.job_values import SpokenLanguage
 from whisper_api.records import made_of
 from whisper_api.schema import Transcript
 from whisper_api.server.operations import Answer, FormBody, operation
-from whisper_api.server.responses.results import delivered, in_turn
-from whisper_api.server.responses.submission_responses import accepted_response, when_ended
+from whisper_api.server.responses.results import accepted_response, delivered, in_turn, when_ended
 from whisper_api.server.routes.transcription import ACCEPTED, IN_SYNC, REFUSALS
 from whisper_api.server.state import state_of, viewer_of
 from whisper_api.server.uploads.forms import UploadForm, read_form

@@ -12,8 +12,7 @@ from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFoun
 from whisper_api.job_values import JobResult
 from whisper_api.server.operations import Answer, Cause, FormBody, operation
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.responses.results import result_response
-from whisper_api.server.responses.submission_responses import Accepted, AcceptedFiles, accepted_response, when_ended
+from whisper_api.server.responses.results import Accepted, AcceptedFiles, accepted_response, result_response, when_ended
 from whisper_api.server.state import state_of
 from whisper_api.server.uploads.forms import UploadForm, read_form
 from whisper_api.server.uploads.incoming import IncomingForm

@@ -26,9 +26,9 @@ from whisper_api.options import TranscriptionOptions
 from whisper_api.records import made_of
 from whisper_api.server.auditing import note
 from whisper_api.server.middleware.auth import check_key
-from whisper_api.server.query import idempotency_key, status_path
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.problems import FileError, FileOutcome, Problem, problem_of
+from whisper_api.server.responses.results import status_path
 from whisper_api.server.state import ServerState, blocking, caller_of, note_quotas, owner_of, state_of
 from whisper_api.server.uploads.fetching import check_enabled, fetch_file
 from whisper_api.server.uploads.forms import UploadForm
@@ -56,6 +56,7 @@ REQUEST_ERRORS = (
 # Ten seconds of a known speaker are two million characters as a data URL, and a form may have four speakers.
 MAX_FIELD_BYTES = 16 << 20
 MAX_HEADER_BYTES = 32 << 10
+MAX_KEY_CHARACTERS = 255
 # A file name of 255 characters may have four bytes for each character, and a header may contain it twice.
 FILE_HEADER_BYTES = 2 << 10
 
@@ -446,3 +447,22 @@ def file_key(key: str, number: int) -> str:
 def keys_of(key: str) -> tuple[str, ...]:
     """The idempotency keys of all jobs that a request with this key may have made."""
     return (key, *(file_key(key, number) for number in range(MAX_FILES)))
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The ``Idempotency-Key`` of a request, which identifies a retry; None without the header.
+
+    Raises:
+        Problem: 400 ``invalid_idempotency_key``: the key is not 1 to 255 printable ASCII characters, or there are two.
+    """
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    key = keys[0]
+    if len(keys) > 1 or not 1 <= len(key) <= MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
+        raise Problem(
+            400,
+            "invalid_idempotency_key",
+            f"Idempotency-Key: expected 1 to {MAX_KEY_CHARACTERS} printable characters, once",
+        )
+    return key
