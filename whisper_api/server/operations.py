@@ -22,7 +22,7 @@ from whisper_api.access.key_rules import allows
 from whisper_api.audit_records import Action
 from whisper_api.errors import JobNotFound, ScopeMissing
 from whisper_api.key_values import Role, Scope
-from whisper_api.server.auditing import begin
+from whisper_api.server.auditing import ACTION
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import blocking, state_of
 from whisper_api.server.uploads.form_fields import FormField, converted
@@ -210,7 +210,7 @@ class Resource:
         if operation is not None:
             # The response to HEAD has no text.
             if operation.audit is not None and method != "HEAD":
-                begin(scope, operation.audit)
+                scope[ACTION] = operation.audit
             _check_key(scope, operation)
             if operation.body is not None:
                 _check_encoding(Headers(scope=scope))
