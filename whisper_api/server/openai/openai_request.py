@@ -14,7 +14,7 @@ from whisper_api.options import Task
 from whisper_api.server.openai.bodies import InputAudio
 from whisper_api.server.openai.models import chosen_model
 from whisper_api.server.state import ServerState
-from whisper_api.server.uploads import forms, upload_fields
+from whisper_api.server.uploads import forms
 from whisper_api.server.uploads.form_fields import FormField, FormFields, converted
 from whisper_api.server.uploads.known_speakers import (
     MAX_KNOWN_SPEAKERS,
@@ -58,11 +58,11 @@ MODEL_FIELD = FormField(
     "name (`base`), its repository (`openai/whisper-base`), or an alias from the configuration",
 )
 # The fields of transcriptions and translations: those before the language, and those after it.
-FIRST_FIELDS = (upload_fields.FILE, upload_fields.URL, MODEL_FIELD)
+FIRST_FIELDS = (forms.FILE, forms.URL, MODEL_FIELD)
 COMMON_FIELDS = (
-    *(field for field in upload_fields.OPTION_FIELDS if field.name in (*OPTIONS, "hotwords")),
+    *(field for field in forms.OPTION_FIELDS if field.name in (*OPTIONS, "hotwords")),
     FormField("keywords[]", str, "An expected word", repeated=True),
-    *upload_fields.WEBHOOK,
+    *forms.WEBHOOK,
 )
 
 TRANSCRIPTION_FIELDS = (
@@ -80,7 +80,7 @@ TRANSCRIPTION_FIELDS = (
         ResponseFormat,
         "Format of the response; by default json, and diarized_json for `gpt-4o-transcribe-diarize`",
     ),
-    *upload_fields.RENDER_FIELDS,
+    *forms.RENDER_FIELDS,
     FormField("timestamp_granularities[]", Granularity, "Times of a verbose_json; segment by default", repeated=True),
     FormField("stream", bool, f"Send the text as it is decoded, if the format is one of {STREAMABLE}", default=False),
     FormField(
@@ -102,18 +102,18 @@ TRANSCRIPTION_FIELDS = (
         "For each name, in the same order, 2 to 10 seconds of the speaker, as a data URL",
         repeated=True,
     ),
-    *(field for field in upload_fields.OPTION_FIELDS if field.name in IDENTIFY_FIELDS),
+    *(field for field in forms.OPTION_FIELDS if field.name in IDENTIFY_FIELDS),
 )
 TRANSLATION_FIELDS = (
     *FIRST_FIELDS,
     *COMMON_FIELDS,
     FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
-    *upload_fields.RENDER_FIELDS,
+    *forms.RENDER_FIELDS,
 )
 # Fields of a JSON body instead of the file.
 JSON_FIELDS = (
     FormField("input_audio", InputAudio, "The recording in base64"),
-    FormField(upload_fields.FILE.name, str, "The recording in base64, or as a data URL"),
+    FormField(forms.FILE.name, str, "The recording in base64, or as a data URL"),
     FormField("file_url", str, "The same as url"),
 )
 # Clients send these fields for translations too, where OpenAI has no such fields. The warning gives the reason.

@@ -20,11 +20,9 @@ from whisper_api.server.openai.answers import verbose_segments
 from whisper_api.server.operations import Answer, FormBody, Parameter, operation
 from whisper_api.server.responses.results import delivered, in_turn, when_ended
 from whisper_api.server.state import ServerState, state_of, viewer_of
-from whisper_api.server.uploads.forms import UploadForm, read_form
+from whisper_api.server.uploads.forms import AUDIO_FILE, ENCODE, IDEMPOTENCY_KEY, UPLOAD_REFUSALS, UploadForm, read_form
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.submitting import UploadRules, accept_waited
-from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, IDEMPOTENCY_KEY
-from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 from whisper_api.word_spacing import pieces
 
 AsrOutput = Literal["txt", "vtt", "srt", "tsv", "json"]

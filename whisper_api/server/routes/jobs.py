@@ -19,8 +19,8 @@ from whisper_api.server.realtime.waiting import wait_for_change
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import WARNING, result_response
 from whisper_api.server.state import blocking, reads, sees_texts, service_of, state_of, viewer_of, writes
+from whisper_api.server.uploads.forms import RENDER_FIELDS
 from whisper_api.server.uploads.receiving import MAX_JSON_BYTES, decoded, received_body
-from whisper_api.server.uploads.upload_fields import RENDER_FIELDS
 from whisper_api.store.job_search import JobFilter
 
 JOB_ID = Parameter(

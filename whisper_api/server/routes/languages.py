@@ -16,10 +16,19 @@ from whisper_api.server.operations import Answer, FormBody, operation
 from whisper_api.server.responses.results import accepted_response, delivered, in_turn, when_ended
 from whisper_api.server.routes.transcription import ACCEPTED, IN_SYNC, REFUSALS
 from whisper_api.server.state import state_of, viewer_of
-from whisper_api.server.uploads.forms import UploadForm, read_form
+from whisper_api.server.uploads.forms import (
+    AUDIO_FILE,
+    ENCODE,
+    FILE,
+    IDEMPOTENCY_KEY,
+    JOB_FIELDS,
+    SYNC,
+    URL,
+    UploadForm,
+    read_form,
+)
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.submitting import UploadRules, accept, accept_waited
-from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
 
 PURPOSE = "detect-language"
 # This server's name of the field, and the name that whisper-asr-webservice gives the field.

@@ -28,10 +28,9 @@ from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import WARNING, add_warnings, delivered, in_turn
 from whisper_api.server.state import state_of, viewer_of
-from whisper_api.server.uploads import upload_fields
+from whisper_api.server.uploads.forms import IDEMPOTENCY_KEY, UPLOAD_REFUSALS
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.submitting import UploadRules, accept_waited
-from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
@@ -88,13 +87,13 @@ translate_call = functools.partial(
     scope="transcribe",
 )
 OF_DEPLOYMENT = (
-    upload_fields.IDEMPOTENCY_KEY,
+    IDEMPOTENCY_KEY,
     Parameter("deployment", str, "The name of a model", location="path", required=True),
     Parameter("api-version", str, "Ignored"),
 )
 
 
-@transcribe_call(parameters=(upload_fields.IDEMPOTENCY_KEY,))
+@transcribe_call(parameters=(IDEMPOTENCY_KEY,))
 async def transcribe(request: Request) -> Response:
     """Transcribe audio, as OpenAI's route of this name does.
 
@@ -111,7 +110,7 @@ async def transcribe(request: Request) -> Response:
     return await _answer(request, "transcribe")
 
 
-@translate_call(parameters=(upload_fields.IDEMPOTENCY_KEY,))
+@translate_call(parameters=(IDEMPOTENCY_KEY,))
 async def translate(request: Request) -> Response:
     """Transcribe audio into English text, as OpenAI's route of this name does.
 

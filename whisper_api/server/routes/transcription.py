@@ -14,11 +14,18 @@ from whisper_api.server.operations import Answer, Cause, FormBody, operation
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import Accepted, AcceptedFiles, accepted_response, result_response, when_ended
 from whisper_api.server.state import state_of
-from whisper_api.server.uploads.forms import UploadForm, read_form
+from whisper_api.server.uploads.forms import (
+    FILE,
+    IDEMPOTENCY_KEY,
+    JOB_FIELDS,
+    SYNC,
+    UPLOAD_REFUSALS,
+    URL,
+    UploadForm,
+    read_form,
+)
 from whisper_api.server.uploads.incoming import IncomingForm
 from whisper_api.server.uploads.submitting import UploadRules, accept, accept_files
-from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
-from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
 
 ACCEPTED = Answer(
     202,

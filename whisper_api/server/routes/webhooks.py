@@ -18,8 +18,8 @@ from whisper_api.jobs.webhooks import EndpointChange
 from whisper_api.server.auditing import note, noted_id
 from whisper_api.server.operations import Answer, JsonBody, Parameter, created, operation
 from whisper_api.server.state import blocking, caller_of, owner_of, service_of, state_of, viewer_of
+from whisper_api.server.uploads.forms import OFF, check_webhooks_enabled
 from whisper_api.server.uploads.receiving import received_value
-from whisper_api.server.uploads.upload_fields import OFF, check_webhooks_enabled
 from whisper_api.store.deliveries import DeliveryFilter
 from whisper_api.webhooks import (
     DeliveryPage,
