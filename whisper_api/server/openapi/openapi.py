@@ -220,13 +220,8 @@ def _body(body: FormBody | JsonBody, types: _Types) -> dict[str, Any]:
 def _raw_parameters(body: FormBody, types: _Types) -> list[dict[str, Any]]:
     """The query parameters of a body that is the file itself."""
     fields = [field for field in body.fields if field.type is not bytes and field.name != URL_FIELD]
-    file_name = {
-        "name": FILE_NAME,
-        "in": "query",
-        "required": False,
-        "description": "Name of the file when the body is the recording itself; Content-Disposition may name it too",
-        "schema": {"type": "string"},
-    }
+    about_name = "Name of the file when the body is the recording itself; Content-Disposition may name it too"
+    file_name = _parameter(Parameter(FILE_NAME, str, about_name), types)
     options = {
         "name": "fields",
         "in": "query",

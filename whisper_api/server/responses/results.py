@@ -32,7 +32,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class _Body(NamedTuple):
+class Body(NamedTuple):
+    """A rendered result.
+
+    Attributes:
+        content: the bytes.
+        content_type: the media type with its parameters.
+        warnings: a sentence for each option without effect, and for each rule of a layout that does not hold.
+    """
+
     content: bytes
     content_type: str
     warnings: tuple[str, ...] = ()
@@ -138,19 +146,19 @@ def failed_in_sync(error: errors.JobFailed) -> Problem:
     return failure_problem(error, kinds) or Problem(*errors.RULES[errors.JobFailed], str(error))
 
 
-def _body(service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]) -> _Body:
+def _body(service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]) -> Body:
     job, transcript = service.result(job_id, viewer)
     options = msgspec.structs.replace(job.render_options, **layout)
     if format in DOCUMENTS:
         warnings = option_warnings(msgspec.structs.replace(RenderOptions(), **layout), format)
-        return _Body(document(transcript, format), DOCUMENTS[format].media_type, warnings)
+        return Body(document(transcript, format), DOCUMENTS[format].media_type, warnings)
     text, warnings = rendered(transcript, format or job.output_format, options)
     if format is None:
         whole = job_result(transcript, text, (*job.warnings, *warnings), job.metadata)
-        return _Body(msgspec.json.encode(whole), "application/json")
+        return Body(msgspec.json.encode(whole), "application/json")
     media_type = FORMATS[format].media_type
     suffix = "" if media_type.endswith("json") else "; charset=utf-8"
-    return _Body(text.encode(), f"{media_type}{suffix}", warnings)
+    return Body(text.encode(), f"{media_type}{suffix}", warnings)
 
 
 # RFC 7234, section 5.5. RFC 9111 has dropped the field because caches made no use of it; its name stays registered.

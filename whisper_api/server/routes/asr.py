@@ -15,6 +15,7 @@ from starlette.responses import Response
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFound, ResultGone
 from whisper_api.formats import render
 from whisper_api.options import SpeakerCount
+from whisper_api.records import made_of
 from whisper_api.schema import Transcript
 from whisper_api.server.openai.answers import verbose_segments
 from whisper_api.server.operations import Answer, FormBody, Parameter, operation
@@ -141,9 +142,8 @@ def _read(query: dict[str, Any], upload: IncomingForm, state: ServerState) -> As
         if error.field == "prompt":
             raise InvalidOption(PROMPT.name, str(error).partition(": ")[2]) from None
         raise
-    values = {name: getattr(form, name) for name in UploadForm.__struct_fields__}
     answer_name = f"{upload.files[0].file_name or AUDIO_FILE.name}.{output}"
-    return AsrForm(**values, output=output, words=query["word_timestamps"], answer_name=answer_name)
+    return made_of(form, AsrForm, output=output, words=query["word_timestamps"], answer_name=answer_name)
 
 
 def _text(state: ServerState, job_id: str, viewer: str | None, form: AsrForm) -> str:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
 from whisper_api.options import Task
 from whisper_api.server.openai import bodies
-from whisper_api.server.openai.answers import Body, rendered_body
+from whisper_api.server.openai.answers import rendered_body
 from whisper_api.server.openai.errors import TAG, job_problem
 from whisper_api.server.openai.models import model_named, models_here
 from whisper_api.server.openai.openai_request import (
@@ -26,7 +26,7 @@ from whisper_api.server.openai.streaming import stream_response
 from whisper_api.server.operations import Answer, Cause, FormBody, Parameter, operation
 from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.responses.results import WARNING, add_warnings, delivered, in_turn
+from whisper_api.server.responses.results import WARNING, Body, add_warnings, delivered, in_turn
 from whisper_api.server.state import state_of, viewer_of
 from whisper_api.server.uploads.forms import IDEMPOTENCY_KEY, UPLOAD_REFUSALS
 from whisper_api.server.uploads.incoming import IncomingForm

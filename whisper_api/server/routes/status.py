@@ -211,12 +211,7 @@ def server_status(request: Request) -> ServerStatus:
             uploads_disk_free_bytes=_free_bytes(config.tmp_dir) if viewer is None else None,
             data_disk_free_bytes=_free_bytes(config.data_dir) if viewer is None else None,
             devices=tuple(
-                AboutDevice(
-                    device=each.device,
-                    free_bytes=each.free_bytes if viewer is None else None,
-                    encoder=each.encoder,
-                )
-                for each in facts.devices
+                made_of(each, AboutDevice, **({} if viewer is None else {"free_bytes": None})) for each in facts.devices
             ),
         ),
         security=AboutSecurity(authorization_enabled=config.enable_authorization, role=key.role if key else None),
