@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import uuid
 from collections.abc import Callable, Mapping
@@ -147,6 +148,11 @@ class Operation:
     hidden: bool = False
     audit: Action | None = None
 
+    @functools.cached_property
+    def blocks(self) -> bool:
+        """Whether the handler is a function that runs in a thread, and no coroutine."""
+        return not inspect.iscoroutinefunction(self.handler)
+
 
 def operation(*answers: Answer | str, **declared: Any) -> Callable[[Handler], Operation]:
     """Make an operation of a handler.
@@ -223,12 +229,12 @@ class Resource:
 
 
 async def _response(operation: Operation, request: Request) -> Response:
-    if inspect.iscoroutinefunction(operation.handler):
-        found = await operation.handler(request)
-    else:
+    if operation.blocks:
         state = state_of(request)
         pool = state.reads if request.method in ("GET", "HEAD") else state.uploads
         found = await blocking(pool, operation.handler, request)
+    else:
+        found = await operation.handler(request)
     if isinstance(found, Response):
         return found
     status = operation.answers[0].status

@@ -163,7 +163,7 @@ def _server(scope: Scope) -> ServerState | None:
 
 def _traced(scope: Scope) -> contextlib.AbstractContextManager[RequestSpan | None]:
     server = _server(scope)
-    if server is None or scope["path"].endswith(UNTRACED):
+    if server is None or not server.service.tracing.on or scope["path"].endswith(UNTRACED):
         return contextlib.nullcontext()
     return server.service.tracing.request(Headers(scope=scope).getlist)
 
