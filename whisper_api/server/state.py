@@ -174,17 +174,6 @@ async def blocking(pool: Executor | None, function: Callable[..., T], *args: obj
     return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(context.run, function, *args))
 
 
-async def reads(request: Request, function: Callable[..., T], *args: object) -> T:
-    """Run a function that reads the database, in a thread.
-
-    Args:
-        request: the request that needs the result.
-        function: the function.
-        args: its arguments.
-    """
-    return await blocking(state_of(request).reads, function, *args)
-
-
 async def writes(request: Request, function: Callable[..., T], *args: object) -> T:
     """Run a function that writes to the database, in a thread.
 

@@ -18,7 +18,7 @@ from whisper_api.server.operations import MOMENT, Answer, JsonBody, Parameter, j
 from whisper_api.server.realtime.waiting import wait_for_change
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import WARNING, result_response
-from whisper_api.server.state import blocking, reads, sees_texts, service_of, state_of, viewer_of, writes
+from whisper_api.server.state import blocking, sees_texts, service_of, state_of, viewer_of, writes
 from whisper_api.server.uploads.forms import RENDER_FIELDS
 from whisper_api.server.uploads.receiving import MAX_JSON_BYTES, decoded, received_body
 from whisper_api.store.job_search import JobFilter
@@ -145,7 +145,7 @@ async def status(request: Request) -> JobStatus:
     if seconds:
         found = await wait_for_change(request, job_id, seconds)
     else:
-        found = await reads(request, service_of(request).status, job_id, viewer_of(request))
+        found = await blocking(state_of(request).reads, service_of(request).status, job_id, viewer_of(request))
     return found if sees_texts(request) else _without_texts(found)
 
 
