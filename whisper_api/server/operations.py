@@ -103,8 +103,8 @@ class Answer:
     Attributes:
         status: the HTTP status.
         description: one sentence.
-        content: media type to the type of the body; ``str`` for text, a tuple for one of several types, and for an
-            event stream the type of the JSON in each event. Empty for an empty body.
+        content: media type to the type of the body; ``str`` for text, and for an event stream the type of the JSON in
+            each event. Empty for an empty body.
         headers: name to description of the headers that only this response has.
     """
 

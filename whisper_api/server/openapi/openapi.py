@@ -136,8 +136,6 @@ def _endpoints(routes: Mapping[str, Resource]) -> Iterator[_Endpoint]:
 
 def _kinds(kind: Any) -> tuple[Any, ...]:
     """The members of a union for which msgspec makes no common schema, because its Structs have no tag."""
-    if isinstance(kind, tuple):
-        return kind
     parts = get_args(kind)
     structs = [part for part in parts if isinstance(part, type) and issubclass(part, msgspec.Struct)]
     untagged = [part for part in structs if part.__struct_config__.tag is None]

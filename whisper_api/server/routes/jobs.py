@@ -153,7 +153,7 @@ async def status(request: Request) -> JobStatus:
     Answer(
         200,
         "The result",
-        {"application/json": (JobResult, WhisperxTranscript), **TEXTS},
+        {"application/json": JobResult | WhisperxTranscript, **TEXTS},
         headers={WARNING: "A layout option without effect, or a rule that cannot hold; may come repeatedly"},
     ),
     refusals=WITHOUT_RESULT,
