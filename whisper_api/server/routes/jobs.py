@@ -119,6 +119,66 @@ class WhisperxTranscript(msgspec.Struct, frozen=True, kw_only=True):
     language: str
 
 
+class SubtitleWord(msgspec.Struct, frozen=True, kw_only=True):
+    """A word of a line of a subtitle.
+
+    Attributes:
+        text: the word with its punctuation.
+        space: whether a space precedes the word.
+        start, end: seconds.
+        segment: number of the segment in the transcript, counted from 0.
+        word: number of the word in the segment, counted from 0; null for a segment without word times.
+    """
+
+    text: str
+    space: bool
+    start: float
+    end: float
+    segment: int
+    word: int | None
+
+
+class SubtitleLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of a subtitle.
+
+    Attributes:
+        mark: the speaker's label or dash at the beginning of the line; empty without one.
+        words: the words of the line.
+    """
+
+    mark: str
+    words: tuple[SubtitleWord, ...]
+
+
+class PlacedSubtitle(msgspec.Struct, frozen=True, kw_only=True):
+    """A subtitle with its lines.
+
+    Attributes:
+        start, end: seconds.
+        lines: at least one.
+        speakers: those who speak, in order; null for an unknown speaker.
+        broken: names of the rules that do not hold.
+        channel: number of the channel, counted from 0, when the channels were recognized separately.
+    """
+
+    start: float
+    end: float
+    lines: tuple[SubtitleLine, ...]
+    speakers: tuple[str | None, ...]
+    broken: tuple[str, ...]
+    channel: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class SubtitleList(msgspec.Struct, frozen=True, kw_only=True):
+    """The subtitles for programs that show or edit them: the format ``cues``.
+
+    Attributes:
+        cues: in order of time.
+    """
+
+    cues: tuple[PlacedSubtitle, ...]
+
+
 class CancelResponse(msgspec.Struct, frozen=True, kw_only=True):
     """The job was canceled, its result was removed, or a Failed job was removed.
 
@@ -153,7 +213,7 @@ async def status(request: Request) -> JobStatus:
     Answer(
         200,
         "The result",
-        {"application/json": JobResult | WhisperxTranscript, **TEXTS},
+        {"application/json": JobResult | WhisperxTranscript | SubtitleList, **TEXTS},
         headers={WARNING: "A layout option without effect, or a rule that cannot hold; may come repeatedly"},
     ),
     refusals=WITHOUT_RESULT,
