@@ -35,7 +35,7 @@ DEADLINE = 60.0
 HARMS = """
 import os, signal, time
 from whisper_api.engine.audio import decoder
-decoder.STALL_CPU_SECONDS = 1.0
+decoder.STALL_CPU_SECONDS = 0.5
 real = os.pread
 def pread(descriptor, size, offset):
     block = real(descriptor, size, offset)
