@@ -8,11 +8,11 @@ import sys
 import msgspec
 
 from whisper_api.cli.flags import subcommand_adder
-from whisper_api.cli.outputs import complain, print_table
+from whisper_api.cli.outputs import print_table
 from whisper_api.cli.server_arguments import add_server_arguments, run_action
 from whisper_api.client import Client
 from whisper_api.config import Loaded
-from whisper_api.errors import ConfigError, InvalidInput
+from whisper_api.errors import ConfigError, WhisperApiError
 from whisper_api.jobs.executor import EngineFacts
 
 COLUMNS = ("engine", "machine", "state", "device", "jobs", "queued audio", "speed", "models", "version")
@@ -64,9 +64,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         0 on success, 1 when the server cannot be used or jobs still run, 2 when the cluster or the machine cannot be
         found.
     """
-    if args.action == _drain:
-        return _drain(args, loaded)
-    return run_action(args, "cluster", (InvalidInput,))
+    return _drain(args, loaded) if args.action == _drain else run_action(args)
 
 
 def _status(args: argparse.Namespace, client: Client) -> None:
@@ -102,13 +100,9 @@ def _drain(args: argparse.Namespace, loaded: Loaded) -> int:
     from whisper_api.cluster.security import check_address
 
     address = args.address or loaded.config.ray_address
-    try:
-        if address is None:
-            raise ConfigError("name the cluster's head with --address HOST:PORT or RAY_ADDRESS")
-        check_address(address)
-        left = drain(address, args.node, args.wait, lambda text: print(text, file=sys.stderr))
-    except ConfigError as error:
-        return complain("cluster", error, 2)
-    if not left:
-        return complain("cluster", ConfigError(f"{args.node} still works after {args.wait:g} s; it goes on"), 1)
+    if address is None:
+        raise ConfigError("name the cluster's head with --address HOST:PORT or RAY_ADDRESS")
+    check_address(address)
+    if not drain(address, args.node, args.wait, lambda text: print(text, file=sys.stderr)):
+        raise WhisperApiError(f"{args.node} still works after {args.wait:g} s; it goes on")
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_api.cli.flags import subcommand_adder
-from whisper_api.cli.outputs import complain, print_table
+from whisper_api.cli.outputs import print_table
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.config import Loaded
 from whisper_api.errors import ModelError, UnknownModel
@@ -63,10 +63,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     store = ModelStore(loaded.config.models_dir, hf_token=loaded.config.hf_token)
     if aliases := parse_aliases(loaded.config.model_aliases):
         args.names = [aliases.get(name, name) for name in getattr(args, "names", ())]
-    try:
-        return int(args.action(args, store))
-    except UnknownModel as error:
-        return complain("models", error, 2)
+    return int(args.action(args, store))
 
 
 def _list(args: argparse.Namespace, store: ModelStore) -> int:

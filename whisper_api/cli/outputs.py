@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisper_api.cli.flags import add_struct_flags
+from whisper_api.errors import InvalidInput
 from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.options import RenderOptions, TranscriptionOptions
 
@@ -73,9 +74,12 @@ class Outputs:
         if directory is None and len(formats) > 1:
             directory = Path()
         if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=directory):
-                pass
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=directory):
+                    pass
+            except OSError as error:
+                raise InvalidInput(f"--output-dir {directory}: {error.strerror}") from None
         return cls(formats, directory)
 
     def stems(self, inputs: Sequence[str]) -> list[str]:
@@ -119,21 +123,6 @@ class Outputs:
     def _path(self, stem: str, name: str) -> Path:
         assert self.directory is not None
         return self.directory / f"{stem}.{ALL_FORMATS[name].extension}"
-
-
-def complain(command: str, message: object, code: int) -> int:
-    """Print an error to standard error.
-
-    Args:
-        command: name of the command.
-        message: the error.
-        code: an exit code.
-
-    Returns:
-        The exit code.
-    """
-    print(f"whisper-api {command}: error: {message}", file=sys.stderr)
-    return code
 
 
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from whisper_api.cli.flags import subcommand_adder
-from whisper_api.cli.outputs import complain, one_line
+from whisper_api.cli.outputs import one_line
 from whisper_api.client import DEFAULT_URL, Client
-from whisper_api.errors import WhisperApiError
-
-log = logging.getLogger(__name__)
+from whisper_api.errors import InvalidInput
 
 KEY_VARIABLE = "WHISPER_API_KEY"
 
@@ -66,31 +63,25 @@ def api_key(file: Path | None) -> str | None:
     """The caller's key.
 
     Args:
-        file: the file that the flag names, if any.
+        file: the file that the command line names; None reads the environment.
 
     Raises:
-        OSError, UnicodeDecodeError: the file cannot be read.
+        InvalidInput: the file cannot be read.
     """
-    return file.read_text(encoding="utf-8-sig") if file is not None else os.environ.get(KEY_VARIABLE)
+    if file is None:
+        return os.environ.get(KEY_VARIABLE)
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"--key-file {file}: {one_line(error)}") from None
 
 
-def run_action(args: argparse.Namespace, command: str, wrong_usage: tuple[type[Exception], ...]) -> int:
-    """Run the action of a subcommand that calls a server.
-
-    Args:
-        args: the parsed arguments, with the action.
-        command: name of the command, for its complaints.
-        wrong_usage: errors that an argument or a file causes.
+def run_action(args: argparse.Namespace) -> int:
+    """Run the action of a subcommand that calls a server: ``action(args, client)``.
 
     Returns:
-        0 on success, 1 when the server or a file cannot be used, 2 on one of the errors of wrong usage.
+        The exit code 0.
     """
-    try:
-        with Client(args.url, api_key(args.key_file)) as client:
-            args.action(args, client)
-    except wrong_usage as error:
-        return complain(command, one_line(error), 2)
-    except (WhisperApiError, OSError, UnicodeDecodeError) as error:
-        log.debug("%s: the server cannot be used", command, exc_info=True)
-        return complain(command, one_line(error), 1)
+    with Client(args.url, api_key(args.key_file)) as client:
+        args.action(args, client)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +11,8 @@ from whisper_api.cli.outputs import print_table
 from whisper_api.cli.server_arguments import run_action, server_subcommand_adder
 from whisper_api.client import Client
 from whisper_api.config import Loaded
-from whisper_api.errors import InvalidOption, SpeakerError, SpeakerNotFound
+from whisper_api.errors import InvalidOption, SpeakerNotFound
 from whisper_api.voices import Speaker
-
-log = logging.getLogger(__name__)
 
 SHOWN_COLUMNS = ("id", "name", "recordings", "seconds", "model", "changed")
 
@@ -51,7 +48,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     Returns:
         0 on success, 1 when the server or a file cannot be used, 2 when an argument or a recording is wrong.
     """
-    return run_action(args, "speakers", (InvalidOption, SpeakerError))
+    return run_action(args)
 
 
 def _create(args: argparse.Namespace, client: Client) -> None:

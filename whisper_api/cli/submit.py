@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisper_api import errors
 from whisper_api.cli.flags import options_of, struct_of
-from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, complain, label_of, one_line, renamed
+from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, label_of, one_line, renamed
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.cli.server_arguments import add_server_arguments, api_key
 from whisper_api.client import Client
@@ -62,41 +62,28 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     Returns:
         0 on success, 1 when a file failed or the server cannot be used, 2 when the arguments or options are wrong.
     """
-    try:
-        key = api_key(args.key_file)
-    except (OSError, UnicodeDecodeError) as error:
-        return complain("submit", f"--key-file {args.key_file}: {one_line(error)}", 2)
-    try:
-        outputs = Outputs.of(args, loaded.config.output_format)
-    except OSError as error:
-        return complain("submit", f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
+    key = api_key(args.key_file)
+    outputs = Outputs.of(args, loaded.config.output_format)
     line = ProgressLine(sys.stderr, enabled=not args.quiet)
-    try:
-        with line, Client(args.url, key) as client:
-            work = _Work(
-                client,
-                options_of(args),
-                struct_of(args, RenderOptions),
-                outputs,
-                keep_result=args.keep_result,
-                detach=args.detach,
-                quiet=args.quiet,
-                line=line,
-                webhook_url=args.webhook_url,
-                webhook_include_result=args.webhook_include_result,
-            )
-            try:
-                failed = work.send_all(args.files) if work.detach else work.transcribe_all(args.files)
-            except BaseException:
-                with Client(args.url, key, timeout=CANCEL_SECONDS, retries=0) as hurried:
-                    work.cancel_all(hurried)
-                raise
-    except (errors.UnknownModel, errors.InvalidOption, errors.DeviceUnavailable) as error:
-        log.debug("nothing can be transcribed", exc_info=True)
-        return complain("submit", error, 2)
-    except (errors.ModelError, errors.Busy, errors.StorageError, errors.RequestError) as error:
-        log.debug("nothing can be transcribed", exc_info=True)
-        return complain("submit", error, 1)
+    with line, Client(args.url, key) as client:
+        work = _Work(
+            client,
+            options_of(args),
+            struct_of(args, RenderOptions),
+            outputs,
+            keep_result=args.keep_result,
+            detach=args.detach,
+            quiet=args.quiet,
+            line=line,
+            webhook_url=args.webhook_url,
+            webhook_include_result=args.webhook_include_result,
+        )
+        try:
+            failed = work.send_all(args.files) if work.detach else work.transcribe_all(args.files)
+        except BaseException:
+            with Client(args.url, key, timeout=CANCEL_SECONDS, retries=0) as hurried:
+                work.cancel_all(hurried)
+            raise
     return 1 if failed else 0
 
 

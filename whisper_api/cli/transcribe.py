@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_api.cli.flags import add_setting_flags, options_of, struct_of
-from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, complain, label_of, one_line, renamed
+from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, label_of, one_line, renamed
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.config import Config, Loaded
-from whisper_api.errors import Canceled, DeviceUnavailable, InvalidOption, ModelError, UnknownModel
+from whisper_api.errors import Canceled, DeviceUnavailable, InvalidOption, ModelError
 from whisper_api.formats import DOCUMENTS, document, has_subtitles, option_warnings, rendered
 from whisper_api.options import RenderOptions, TranscriptionOptions
 
@@ -63,21 +63,12 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         0 on success, 1 when a file failed or a model is unavailable, 2 when the arguments or options are wrong.
     """
     config = loaded.config
-    try:
-        outputs = Outputs.of(args, config.output_format)
-    except OSError as error:
-        return complain("transcribe", f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
+    outputs = Outputs.of(args, config.output_format)
     line = ProgressLine(sys.stderr, enabled=not args.quiet)
     try:
         work = _Work(options_of(args), outputs, struct_of(args, RenderOptions), line, args.quiet)
         with line, _LazyEngine(config, offline=args.offline, line=line) as engine:
             failed = work.transcribe_all(args.files, engine)
-    except (UnknownModel, InvalidOption, DeviceUnavailable) as error:
-        log.debug("nothing can be transcribed", exc_info=True)
-        return complain("transcribe", error, 2)
-    except ModelError as error:
-        log.debug("nothing can be transcribed", exc_info=True)
-        return complain("transcribe", error, 1)
     except Canceled:
         raise KeyboardInterrupt from None
     return 1 if failed else 0

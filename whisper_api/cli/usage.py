@@ -10,7 +10,6 @@ from whisper_api.cli.outputs import print_table
 from whisper_api.cli.server_arguments import add_server_arguments, run_action
 from whisper_api.client import Client
 from whisper_api.config import Loaded
-from whisper_api.errors import InvalidOption
 from whisper_api.usage_records import QuotaUse, Usage, usage_csv
 
 COLUMNS = ("day", "key", "model", "requests", "jobs", "audio minutes", "compute minutes")
@@ -43,7 +42,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     Returns:
         0 on success, 1 when the server cannot be used, 2 when the days cannot be used.
     """
-    return run_action(args, "usage", (InvalidOption,))
+    return run_action(args)
 
 
 def _show(args: argparse.Namespace, client: Client) -> None:

@@ -10,7 +10,6 @@ from whisper_api.cli.outputs import print_table
 from whisper_api.cli.server_arguments import run_action, server_subcommand_adder
 from whisper_api.client import Client
 from whisper_api.config import Loaded
-from whisper_api.errors import InvalidInput, VocabularyNotFound
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         0 on success, 1 when the server cannot be used, 2 when there is no such vocabulary or file, or the name or the
         terms cannot be used.
     """
-    return run_action(args, "vocabularies", (OSError, UnicodeDecodeError, InvalidInput, VocabularyNotFound))
+    return run_action(args)
 
 
 def _put(args: argparse.Namespace, client: Client) -> None:

@@ -11,7 +11,6 @@ from whisper_api.cli.outputs import print_table
 from whisper_api.cli.server_arguments import run_action, server_subcommand_adder
 from whisper_api.client import Client
 from whisper_api.config import Loaded
-from whisper_api.errors import DeliveryNotFound, InvalidInput, WebhookNotFound
 from whisper_api.webhooks import EVENTS, DeliveryState, WebhookDelivery, WebhookEndpoint
 
 SHOWN_DELIVERIES = 50
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         0 on success, 1 when the server cannot be used, 2 when there is no such endpoint or delivery, or a value cannot
         be used.
     """
-    return run_action(args, "webhooks", (InvalidInput, WebhookNotFound, DeliveryNotFound))
+    return run_action(args)
 
 
 def _create(args: argparse.Namespace, client: Client) -> None:
