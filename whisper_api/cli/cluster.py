@@ -9,7 +9,8 @@ import msgspec
 
 from whisper_api.cli.flags import subcommand_adder
 from whisper_api.cli.outputs import print_table
-from whisper_api.cli.server_arguments import add_server_arguments, run_action
+from whisper_api.cli.server_arguments import add_server_arguments
+from whisper_api.cli.server_arguments import run as call_server
 from whisper_api.client import Client
 from whisper_api.config import Loaded
 from whisper_api.errors import ConfigError, WhisperApiError
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         0 on success, 1 when the server cannot be used or jobs still run, 2 when the cluster or the machine cannot be
         found.
     """
-    return _drain(args, loaded) if args.action == _drain else run_action(args)
+    return _drain(args, loaded) if args.action == _drain else call_server(args, loaded)
 
 
 def _status(args: argparse.Namespace, client: Client) -> None:

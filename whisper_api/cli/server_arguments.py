@@ -11,6 +11,7 @@ from typing import Any
 from whisper_api.cli.flags import subcommand_adder
 from whisper_api.cli.outputs import one_line
 from whisper_api.client import DEFAULT_URL, Client
+from whisper_api.config import Loaded
 from whisper_api.errors import InvalidInput
 
 KEY_VARIABLE = "WHISPER_API_KEY"
@@ -76,8 +77,12 @@ def api_key(file: Path | None) -> str | None:
         raise InvalidInput(f"--key-file {file}: {one_line(error)}") from None
 
 
-def run_action(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, loaded: Loaded) -> int:
     """Run the action of a subcommand that calls a server: ``action(args, client)``.
+
+    Args:
+        args: the arguments of the command line.
+        loaded: the configuration, which is not used.
 
     Returns:
         The exit code 0.

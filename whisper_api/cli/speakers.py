@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from whisper_api.cli.outputs import print_table
-from whisper_api.cli.server_arguments import run_action, server_subcommand_adder
+from whisper_api.cli.server_arguments import run as run
+from whisper_api.cli.server_arguments import server_subcommand_adder
 from whisper_api.client import Client
-from whisper_api.config import Loaded
 from whisper_api.errors import InvalidOption, SpeakerNotFound
 from whisper_api.voices import Speaker
 
@@ -36,19 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     rename.add_argument("name", metavar="NAME", help="the new name")
     for command in (create, samples):
         command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a recording of this person alone")
-
-
-def run(args: argparse.Namespace, loaded: Loaded) -> int:
-    """Run the subcommand.
-
-    Args:
-        args: the parsed arguments.
-        loaded: the configuration.
-
-    Returns:
-        0 on success, 1 when the server or a file cannot be used, 2 when an argument or a recording is wrong.
-    """
-    return run_action(args)
 
 
 def _create(args: argparse.Namespace, client: Client) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from whisper_api.cli.flags import terms_in
 from whisper_api.cli.outputs import print_table
-from whisper_api.cli.server_arguments import run_action, server_subcommand_adder
+from whisper_api.cli.server_arguments import run as run
+from whisper_api.cli.server_arguments import server_subcommand_adder
 from whisper_api.client import Client
-from whisper_api.config import Loaded
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
@@ -28,20 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     for command in (show, delete):
         command.add_argument("name", metavar="NAME", help="as the list shows it")
     add("list", "show the names and sizes of the vocabularies", _list)
-
-
-def run(args: argparse.Namespace, loaded: Loaded) -> int:
-    """Run the subcommand.
-
-    Args:
-        args: the parsed arguments.
-        loaded: the configuration.
-
-    Returns:
-        0 on success, 1 when the server cannot be used, 2 when there is no such vocabulary or file, or the name or the
-        terms cannot be used.
-    """
-    return run_action(args)
 
 
 def _put(args: argparse.Namespace, client: Client) -> None:
