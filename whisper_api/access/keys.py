@@ -18,7 +18,7 @@ from whisper_api.access import key_rules
 from whisper_api.access.key_verification import KeyVerification, digest_of
 from whisper_api.errors import InvalidOption, KeyNotFound
 from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, NewKey, Role, Scope
-from whisper_api.records import made_of, rfc3339, rfc3339_or_none
+from whisper_api.records import made_of, rfc3339_or_none
 from whisper_api.store.keys import NewSecret
 from whisper_api.store.rows import Key
 
@@ -253,10 +253,7 @@ def access_key(key: Key) -> AccessKey:
         key,
         AccessKey,
         state=state,
-        created_at=rfc3339(key.created_at),
-        expires_at=rfc3339_or_none(key.expires_at),
         revoked_at=rfc3339_or_none(key.revoked_at) if state == "revoked" else None,
-        last_used_at=rfc3339_or_none(key.last_used_at),
         old_secret_until=rfc3339_or_none(until) if until is not None and state == "active" and now < until else None,
     )
 

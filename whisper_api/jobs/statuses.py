@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from whisper_api.job_values import JobStatus
 from whisper_api.jobs.running import ProgressSnapshot
-from whisper_api.records import rfc3339, rfc3339_or_none
+from whisper_api.records import made_of
 from whisper_api.schema import Stage
 from whisper_api.store.rows import Job
 
@@ -39,20 +39,14 @@ def status_of(
     progress = 1.0 if completed else running.progress.fraction if running else None
     if progress is None and job.state in ("Queued", "Processing"):
         progress = 0.0
-    return JobStatus(
-        job_id=job.job_id,
+    return made_of(
+        job,
+        JobStatus,
         status=job.state,
         queue_position=position,
-        created_at=rfc3339(job.created_at),
-        started_at=rfc3339_or_none(job.started_at),
-        finished_at=rfc3339_or_none(job.finished_at),
         progress=progress,
         stage=stage,
         eta_seconds=None if eta_seconds is None else round(eta_seconds, 1),
-        audio_seconds=job.audio_seconds,
         error=job.error if job.state in ("Failed", "Canceled") else None,
-        warnings=job.warnings,
-        file_name=job.file_name,
-        metadata=job.metadata,
         result_gone=completed and not job.has_result,
     )
