@@ -51,5 +51,5 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         raise_open_files()
     done = back_up(loaded.config, args.file, audio=args.audio)
     audio = f"the audio of {done.with_audio}" if args.audio else "without their audio"
-    print(f"{args.file}: {done.bytes} bytes, {done.unfinished} unfinished jobs, {audio}", file=sys.stderr)
+    print(f"{args.file}: {args.file.stat().st_size} bytes, {done.unfinished} unfinished jobs, {audio}", file=sys.stderr)
     return 0
