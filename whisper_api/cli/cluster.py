@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = subcommand_adder(parser, common, {})
+    add = subcommand_adder(parser, common)
     status = add("status", "show the engines, their models and jobs; needs the key of an administrator", _status)
     add_server_arguments(status)
     drain = add("drain", "let the jobs of a machine end, give it no others, and take it from the cluster", _drain)

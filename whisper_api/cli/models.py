@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisper_api.cli.flags import subcommand_adder
+from whisper_api.cli.flags import add_setting_flags, subcommand_adder
 from whisper_api.cli.outputs import print_table
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.config import Loaded
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = subcommand_adder(parser, common, {"--models-dir": "WHISPER_MODELS_DIR"})
+    add = subcommand_adder(parser, common, lambda each: add_setting_flags(each, {"--models-dir": "WHISPER_MODELS_DIR"}))
     listing = add("list", "show the known models, and which are on this machine", _list)
     listing.add_argument("--installed", action="store_true", help="only models on this machine")
     listing.add_argument("--json", action="store_true", help="answer as JSON")

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from whisper_api.cli.flags import subcommand_adder
 from whisper_api.cli.outputs import one_line
 from whisper_api.client import DEFAULT_URL, Client
 from whisper_api.config import Loaded
@@ -39,25 +36,6 @@ def add_key_argument(group: argparse._ActionsContainer) -> None:
         metavar="FILE",
         help=f"file with the API key; without it, the key is read from the environment variable {KEY_VARIABLE}",
     )
-
-
-def server_subcommand_adder(
-    parser: argparse.ArgumentParser, common: argparse.ArgumentParser
-) -> Callable[[str, str, Callable[..., Any]], argparse.ArgumentParser]:
-    """A function that adds a subcommand with the arguments of this module; see :func:`subcommand_adder`.
-
-    Args:
-        parser: parser of the command.
-        common: flags of every command.
-    """
-    add_subcommand = subcommand_adder(parser, common, {})
-
-    def add(name: str, help: str, action: Callable[..., Any]) -> argparse.ArgumentParser:
-        command = add_subcommand(name, help, action)
-        add_server_arguments(command)
-        return command
-
-    return add
 
 
 def api_key(file: Path | None) -> str | None:

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from whisper_api.cli.flags import subcommand_adder
 from whisper_api.cli.outputs import print_table
+from whisper_api.cli.server_arguments import add_server_arguments
 from whisper_api.cli.server_arguments import run as run
-from whisper_api.cli.server_arguments import server_subcommand_adder
 from whisper_api.client import Client
 from whisper_api.errors import InvalidOption, SpeakerNotFound
 from whisper_api.voices import Speaker
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = server_subcommand_adder(parser, common)
+    add = subcommand_adder(parser, common, add_server_arguments)
     create = add("create", "enrol a person from recordings of 2 to 10 seconds, which are not kept", _create)
     create.add_argument("name", metavar="NAME", help="the person's label in transcripts")
     add("list", "show the known speakers", _list)

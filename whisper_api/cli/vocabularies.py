@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from whisper_api.cli.flags import terms_in
+from whisper_api.cli.flags import subcommand_adder, terms_in
 from whisper_api.cli.outputs import print_table
+from whisper_api.cli.server_arguments import add_server_arguments
 from whisper_api.cli.server_arguments import run as run
-from whisper_api.cli.server_arguments import server_subcommand_adder
 from whisper_api.client import Client
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = server_subcommand_adder(parser, common)
+    add = subcommand_adder(parser, common, add_server_arguments)
     put = add("put", "store the terms of a file instead of those of this name", _put)
     put.add_argument("name", metavar="NAME", help="1 to 64 letters, digits, dots, hyphens and underscores")
     put.add_argument("file", metavar="FILE", type=Path, help="UTF-8, a term in each line")

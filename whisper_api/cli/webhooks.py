@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import get_args
 
+from whisper_api.cli.flags import subcommand_adder
 from whisper_api.cli.outputs import print_table
+from whisper_api.cli.server_arguments import add_server_arguments
 from whisper_api.cli.server_arguments import run as run
-from whisper_api.cli.server_arguments import server_subcommand_adder
 from whisper_api.client import Client
 from whisper_api.webhooks import EVENTS, DeliveryState, WebhookDelivery, WebhookEndpoint
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = server_subcommand_adder(parser, common)
+    add = subcommand_adder(parser, common, add_server_arguments)
     create = add("create", "make an endpoint for the events of the key's jobs, and print its id and secret", _create)
     create.add_argument("address", metavar="ADDRESS", help="URL that gets the deliveries")
     create.add_argument("--event", action="append", choices=EVENTS, help="only this event; may be repeated")
