@@ -6,8 +6,6 @@ import logging
 import threading
 import time
 
-import msgspec
-
 from whisper_api.cluster import messages
 from whisper_api.cluster.process import Call, DriverProcess
 from whisper_api.errors import EngineLost
@@ -53,7 +51,7 @@ def until_end(
         match call.next(LOOK_SECONDS):
             case (messages.BEGAN, payload):
                 began = True
-                log.debug("job placed", extra={"engine": msgspec.msgpack.decode(payload, type=messages.Placed).engine})
+                log.debug("job placed", extra={"engine": payload.decode()})
             case (messages.PROGRESS, payload):
                 on_progress(messages.progress_decoder.decode(payload))
             case (messages.PARTIAL, payload):
