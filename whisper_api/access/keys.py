@@ -369,10 +369,7 @@ def access_key(key: Key) -> AccessKey:
         key,
         AccessKey,
         state=state,
-        created_at=rfc3339(key.created_at),
-        expires_at=rfc3339_or_none(key.expires_at),
         revoked_at=rfc3339_or_none(key.revoked_at) if state == "revoked" else None,
-        last_used_at=rfc3339_or_none(key.last_used_at),
         old_secret_until=rfc3339_or_none(until) if until is not None and state == "active" and now < until else None,
     )
 
