@@ -138,7 +138,7 @@ class Speaking(FakeExecutor):
 @pytest.fixture(scope="module")
 def described() -> Any:
     """The description, of whose routes test_app.py sends the methods that they do not have."""
-    phases = {"coverage": {"unexpected-methods": []}}
+    phases: dict[str, Any] = {"coverage": {"unexpected-methods": []}}
     config = schemathesis.config.SchemathesisConfig.from_dict({"seed": 1, "phases": phases})
     return schemathesis.openapi.from_dict(DOCUMENT, config=config)
 
