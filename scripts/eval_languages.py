@@ -180,18 +180,24 @@ def answers(engine: Engine, clips: Sequence[Clip], seeds: Sequence[int], lengths
     """A short answer between longer speech in another language, and one between longer speech in its own."""
     languages = sorted({clip.language for clip in clips})
     for seconds in lengths:
-        other, own = [], []
+        other, own, count, textless = 0, 0, 0, 0
         for seed in seeds:
             rng = random.Random(f"{seed} {seconds}")
             for answer in some_of_each(clips, rng):
                 piece = short_piece(answer.audio, seconds, rng)
                 around = rng.choice([language for language in languages if language != answer.language])
-                if piece is not None:
-                    other.append(language_of_answer(engine, clips, around, piece, rng) == answer.language)
-                    own.append(language_of_answer(engine, clips, answer.language, piece, rng) == answer.language)
+                if piece is None:
+                    continue
+                found = [language_of_answer(engine, clips, each, piece, rng) for each in (around, answer.language)]
+                if found == [None, None]:
+                    textless += 1
+                    continue
+                count += 1
+                other += found[0] == answer.language
+                own += found[1] == answer.language
         print(
-            f"answers of {seconds} s in the right language: {sum(other)} of {len(other)} between another language, "
-            f"{sum(own)} of {len(own)} between their own",
+            f"answers of {seconds} s in the right language: {other} of {count} between another language, "
+            f"{own} of {count} between their own; {textless} pieces without text left out",
             flush=True,
         )
 
