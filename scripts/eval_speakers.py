@@ -49,7 +49,7 @@ WAYS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("voices", type=Path, nargs="?", metavar="FOLDER")
     parser.add_argument("--telephone", action="store_true", help="enrol the voices over a telephone, too")
     parser.add_argument("--shipped", action="store_true", help="the thresholds of jobs only")
     parser.add_argument("--rounds", type=int, default=1, help="conversations of each kind")
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="of each conversation; its own length without this")
     parser.add_argument("--pieces", action="store_true", help="compare voices with pieces of voices")
     arguments = needs.parsed(parser)
-    voices = conversations.read_voices(arguments.folder) if arguments.folder else conversations.call_voices()
+    voices = conversations.read_voices(arguments.voices) if arguments.voices else conversations.call_voices()
     enrolled, others = _halves(voices)
     ways = {"as recorded": False, **({"over a telephone": True} if arguments.telephone else {})}
     models = os.environ.get("WHISPER_MODELS_DIR") or Path(__file__).parent.parent / "models_cache"
@@ -92,7 +92,6 @@ def _compare_pieces(engine: Engine, enrolled: Mapping[str, Sequence[Any]], other
     known = {name: _enrolled(engine, phrases, False) for name, phrases in enrolled.items()}
     print(f"{'pieces':22} {'own':>4} {'not named':>10} {'others':>7} {'named':>6}   left out: not named, named")
     for how in WAYS:
-        threshold = (CAMPPLUS.same_person_telephone or 1.0) if how.telephone else CAMPPLUS.same_person
         for seconds in PIECES:
             pieces = {
                 name: engine.enroll(
@@ -103,27 +102,36 @@ def _compare_pieces(engine: Engine, enrolled: Mapping[str, Sequence[Any]], other
                 for name, phrases in others.items()
                 if sum(map(len, phrases)) >= seconds * SAMPLE_RATE
             }
-            similarity = {
-                (name, other): voice.similarity(piece)
+            pairs = {
+                (name, other): (voice.similarity(piece), _threshold(voice, piece))
                 for name, voice in known.items()
                 for other, piece in pieces.items()
             }
-            missed, named = _counts(similarity, dict.fromkeys(known, threshold))
-            # Threshold for a voice, chosen without it.
+            missed, named = _counts(pairs)
+            # For each voice the threshold that is chosen without it.
             without = {
-                left: max((s for pair, s in similarity.items() if left not in pair and pair[0] != pair[1]), default=1.0)
+                left: max((s for pair, (s, _) in pairs.items() if left not in pair and pair[0] != pair[1]), default=1.0)
                 for left in known
             }
-            left_out = _counts(similarity, without)
+            left_out = _counts({pair: (s, without[pair[0]]) for pair, (s, _) in pairs.items()})
             title = f"{seconds:g} s, {how.name}"
-            different = len(similarity) - len(pieces)
+            different = len(pairs) - len(pieces)
             print(f"{title:22} {len(pieces):4} {missed:10} {different:7} {named:6}   {left_out[0]}, {left_out[1]}")
 
 
-def _counts(similarity: Mapping[tuple[str, str], float], thresholds: Mapping[str, float]) -> tuple[int, int]:
-    """Pieces that do not get the name of their voice, and pairs of different voices that would get one name."""
-    missed = sum(value < thresholds[name] for (name, other), value in similarity.items() if name == other)
-    named = sum(value >= thresholds[name] for (name, other), value in similarity.items() if name != other)
+def _threshold(voice: VoiceEmbedding, piece: VoiceEmbedding) -> float:
+    over_telephone = voice.telephone or piece.telephone
+    return (CAMPPLUS.same_person_telephone or 1.0) if over_telephone else CAMPPLUS.same_person
+
+
+def _counts(pairs: Mapping[tuple[str, str], tuple[float, float]]) -> tuple[int, int]:
+    """Pieces that do not get the name of their voice, and pairs of different voices that would get one name.
+
+    Args:
+        pairs: names of voice and piece to similarity and threshold.
+    """
+    missed = sum(s < threshold for (name, other), (s, threshold) in pairs.items() if name == other)
+    named = sum(s >= threshold for (name, other), (s, threshold) in pairs.items() if name != other)
     return missed, named
 
 

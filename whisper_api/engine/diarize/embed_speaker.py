@@ -47,8 +47,8 @@ STRETCH_SECONDS = 0.3
 # The band of a telephone (ITU-T G.712), and what it takes away, in Hz.
 BAND = (300.0, 3400.0)
 # Faint noise in place of what a telephone takes away, in decibels below the band. Without it, the features outside of
-# the band never change, which all voices then have in common: of 38 voices of 3 s, 29 % were as near to their own
-# enrolment as the nearest two people are to each other, instead of 8 %. 30 to 50 gave the same.
+# the band never change, which all voices then have in common: of 38 pieces of 3 s, 11 resembled their own voice no more
+# than the nearest two people resemble each other, and 3 with it. 30 to 50 gave nearly the same.
 FILL = 40.0
 ABOVE = (4500.0, 7500.0)
 # Frames of 32 ms within so many decibels of the loudest are speech.
