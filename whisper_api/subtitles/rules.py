@@ -11,9 +11,10 @@ from whisper_api.options import RenderOptions
 
 # Read on 29 November 2026: Netflix, partnerhelp.netflixstudios.com, articles 215758617 "General Requirements" (5/6 s to
 # 7 s, two lines), 360051554394 "Subtitle Timing Guidelines" (a gap of two frames, here of 24 a second; pauses of up to
-# half a second are closed), 219375728 "English Template" (42 characters), 215767517 "Japanese" (13) and 216001127
-# "Korean" (16); BBC, "Subtitle Guidelines", as clevercast.com/bbc-subtitling-guidelines sums them up (160 to 180 words
-# a minute, which are 15 characters a second; two lines; 68 % of the picture). The other numbers are from memory.
+# half a second are closed), 219375728 "English Template" (42 characters), 215767517 "Japanese" (13), 216001127 "Korean"
+# (16) and 220448308 "Thai" (35), and for Chinese (16) a table of these guides by others; BBC, "Subtitle Guidelines", as
+# clevercast.com/bbc-subtitling-guidelines sums them up (160 to 180 words a minute, which are 15 characters a second;
+# two lines; 68 % of the picture). The other numbers are from memory.
 _NETFLIX = RenderOptions(
     max_line_width=42,
     max_line_count=2,
