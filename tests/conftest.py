@@ -235,23 +235,18 @@ def ecapa_path(models_dir: Path) -> Path:
     return _model(models_dir, "ecapa")
 
 
-@pytest.fixture(scope="session")
-def random_alignment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory ``align`` of a models directory: the model for English in its true shape, with random weights.
+@pytest.fixture(scope="module")
+def random_alignment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory ``align`` of a models directory: a small model for English, with random weights.
 
-    All processes of a run share it, because it takes 378 MB where temporary files are in memory.
+    For one file of tests only, because torchaudio loads no model of the true shape meanwhile.
     """
-    from random_models import make_alignment
+    from small_alignment import save_bundle
 
-    folder = tmp_path_factory.getbasetemp()
-    root = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "alignment"
-    with root.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not root.exists():
-            made = Path(tempfile.mkdtemp(dir=root.parent))
-            make_alignment(made)
-            made.rename(root)
-    return root / "align"
+    root = tmp_path_factory.mktemp("alignment")
+    with pytest.MonkeyPatch.context() as patch:
+        save_bundle(root / "align" / "en", "en", patch)
+        yield root / "align"
 
 
 @pytest.fixture(scope="session")

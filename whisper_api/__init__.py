@@ -57,44 +57,24 @@ if TYPE_CHECKING:
     __all__: list[str]
     __version__: str
 
-# The modules of the names that are no errors.
-_HOMES = {
-    "NewKey": "whisper_api.key_values",
-    "KeyWithSecret": "whisper_api.key_values",
-    "KeyChange": "whisper_api.key_values",
-    "AccessKey": "whisper_api.key_values",
-    "DEFAULT_URL": "whisper_api.client",
-    "AsyncClient": "whisper_api.client",
-    "AuditRecord": "whisper_api.audit_records",
-    "Client": "whisper_api.client",
-    "Config": "whisper_api.config",
-    "Engine": "whisper_api.engine.engine",
-    "JobResult": "whisper_api.job_values",
-    "JobStatus": "whisper_api.job_values",
-    "Progress": "whisper_api.schema",
-    "Redaction": "whisper_api.schema",
-    "RenderOptions": "whisper_api.formats",
-    "Segment": "whisper_api.schema",
-    "Server": "whisper_api.server.run",
-    "Speaker": "whisper_api.voices",
-    "PartialSegments": "whisper_api.schema",
-    "Transcript": "whisper_api.schema",
-    "TranscriptionOptions": "whisper_api.options",
-    "Turn": "whisper_api.schema",
-    "Usage": "whisper_api.usage_records",
-    "Vocabulary": "whisper_api.job_values",
-    "VoiceEmbedding": "whisper_api.voices",
-    "WebhookDelivery": "whisper_api.webhooks",
-    "WebhookEndpoint": "whisper_api.webhooks",
-    "WebhookEvent": "whisper_api.webhooks",
-    "WebhookSecret": "whisper_api.webhooks",
-    "Word": "whisper_api.schema",
-    "create_app": "whisper_api.server.app",
-    "document": "whisper_api.formats",
-    "render": "whisper_api.formats",
-    "rendered": "whisper_api.formats",
-    "verify_webhook": "whisper_api.webhooks",
+# Modules to their names that are no errors.
+_NAMES = {
+    "audit_records": ("AuditRecord",),
+    "client": ("AsyncClient", "Client", "DEFAULT_URL"),
+    "config": ("Config",),
+    "engine.engine": ("Engine",),
+    "formats": ("RenderOptions", "document", "render", "rendered"),
+    "job_values": ("JobResult", "JobStatus", "Vocabulary"),
+    "key_values": ("AccessKey", "KeyChange", "KeyWithSecret", "NewKey"),
+    "options": ("TranscriptionOptions",),
+    "schema": ("PartialSegments", "Progress", "Redaction", "Segment", "Transcript", "Turn", "Word"),
+    "server.app": ("create_app",),
+    "server.run": ("Server",),
+    "usage_records": ("Usage",),
+    "voices": ("Speaker", "VoiceEmbedding"),
+    "webhooks": ("WebhookDelivery", "WebhookEndpoint", "WebhookEvent", "WebhookSecret", "verify_webhook"),
 }
+_HOMES = {name: f"whisper_api.{home}" for home, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

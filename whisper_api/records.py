@@ -93,20 +93,26 @@ class Row(Record, frozen=True):
 def made_of(source: msgspec.Struct, kind: type[S], **others: Any) -> S:
     """A Struct that takes the fields of the same names from another Struct.
 
+    A time in seconds since 1970 under a name that ends with ``_at`` becomes text, as with :func:`rfc3339`, where the
+    Struct has text.
+
     Args:
         source: the other Struct; fields that it does not have take their default.
         kind: class of the Struct.
         others: the values of fields that are not those of the source.
     """
-    for name in _shared(type(source), kind):
+    for name, is_time in _shared(type(source), kind):
         if name not in others:
-            others[name] = getattr(source, name)
+            value = getattr(source, name)
+            others[name] = rfc3339(value) if is_time and isinstance(value, (int, float)) else value
     return kind(**others)
 
 
 @functools.cache
-def _shared(source: type, kind: type[msgspec.Struct]) -> tuple[str, ...]:
-    return tuple(name for name in kind.__struct_fields__ if hasattr(source, name))
+def _shared(source: type, kind: type[msgspec.Struct]) -> tuple[tuple[str, bool], ...]:
+    """The names of the fields that both have, and whether each is a time as text."""
+    fields = [field for field in msgspec.structs.fields(kind) if hasattr(source, field.name)]
+    return tuple((each.name, each.name.endswith("_at") and each.type in (str, str | None)) for each in fields)
 
 
 def rfc3339(seconds: float) -> str:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.models
 
 RATE = 16_000
 DEADLINE = 120.0
-WANTED = TranscriptionOptions(language="en", diarize=False)
+WANTED = TranscriptionOptions(language="en", diarize=False, beam_size=1)
 CHECKPOINT = "wav2vec2_fairseq_base_ls960_asr_ls960.pth"
 
 
@@ -47,7 +47,7 @@ def engine_with(models_dir: Path, root: Path) -> Iterator[Engine]:
 def aligning(
     models_dir: Path, tiny_en_model_dir: Path, random_alignment: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
-    """An engine with an alignment model of the true shape, which is loaded again for every job."""
+    """An engine with an alignment model, which is loaded again for every job."""
     root = tmp_path_factory.mktemp("models")
     (root / "align").symlink_to(random_alignment, target_is_directory=True)
     assert (root / "align" / "en" / CHECKPOINT).is_file()

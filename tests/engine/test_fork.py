@@ -53,7 +53,7 @@ def run(script: str, *arguments: object) -> dict[str, str]:
 ENGINE = """
 from whisper_api import Engine, TranscriptionOptions
 models_dir, audio = sys.argv[1:]
-options = TranscriptionOptions(language="en", diarize=False, align=False)
+options = TranscriptionOptions(language="en", diarize=False, align=False, beam_size=1)
 engine = Engine(device="cpu", model="tiny.en", models_dir=models_dir, offline=True)
 
 def use():
@@ -61,22 +61,55 @@ def use():
 """
 
 
-@pytest.mark.models
-def test_an_engine_that_was_not_used_before_the_fork_works_in_every_child(
-    models_dir: Path, tiny_en_model_dir: Path, short_call: Path
-) -> None:
+@pytest.fixture(scope="module")
+def told(models_dir: Path, tiny_en_model_dir: Path, short_call: Path) -> dict[str, str]:
+    """What an engine does in children and in pools of forked processes, before the parent uses it and afterwards."""
     script = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from whisper_api import ForkedProcess
+
+def work(number):
+    return use()
+
+def pool(processes):
+    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork"))
+
 threads = threading.active_count()
 child("first", use, sys.exit)
 child("second", use, os._exit)
-print("parent", use())
+with pool(2) as processes:
+    texts = set(processes.map(work, range(3)))
 print("threads", threads)
+print("pool", *texts)
+print("parent", use())
+with pool(1) as processes:
+    try:
+        processes.submit(work, 0).result(60)
+    except ForkedProcess as error:
+        print("error", error)
+print("afterwards", use())
 """
-    told = run(ENGINE + script, models_dir, short_call)
+    return run(ENGINE + script, models_dir, short_call)
+
+
+@pytest.mark.models
+def test_an_engine_that_was_not_used_before_the_fork_works_in_every_child(told: dict[str, str]) -> None:
     assert told["threads"] == "1"
     assert "New Jersey" in told["parent"]
     assert told["first"] == told["second"] == told["parent"]
     assert told["first end"] == told["second end"] == "3"
+
+
+@pytest.mark.models
+def test_a_pool_of_forked_processes_works_with_an_engine_made_before(told: dict[str, str]) -> None:
+    assert told["pool"] == told["parent"]
+
+
+@pytest.mark.models
+def test_the_error_of_a_forked_pool_reaches_the_caller(told: dict[str, str]) -> None:
+    assert told["error"].startswith("models were used in process ")
+    assert told["afterwards"] == told["parent"]
 
 
 @pytest.mark.models
@@ -85,7 +118,7 @@ def test_an_engine_that_was_used_before_the_fork_says_at_once_that_it_cannot_be_
 ) -> None:
     script = """
 import threading
-speakers = TranscriptionOptions(language="en", diarize=True, align=False)
+speakers = TranscriptionOptions(language="en", diarize=True, align=False, beam_size=1)
 
 def drop():
     global engine
@@ -111,7 +144,7 @@ child("drop_too", drop, os._exit)
 # The fork happens while threads of the parent work and hold locks.
 busy = threading.Thread(target=lambda: engine.transcribe(audio, speakers))
 busy.start()
-for number, end in enumerate((sys.exit, os._exit) * 2):
+for number, end in enumerate((sys.exit, os._exit)):
     child(f"busy{number}", use, end)
     child(f"closing{number}", engine.close, end)
 busy.join()
@@ -120,53 +153,10 @@ print("parent", engine.transcribe(audio, speakers).text == before)
     told = run(ENGINE + script, models_dir, short_call)
     assert told["parent"] == "True"
     assert {text for name, text in told.items() if name.endswith(" end")} == {"3"}
-    busy = [f"busy{number}" for number in range(4)]
+    busy = [f"busy{number}" for number in range(2)]
     for name in ("transcribe", "transcribe_too", "preload", "rest", "another", *busy):
         assert told[name].startswith("ForkedProcess models were used in process "), told[name]
         assert "worker_process_init" in told[name]
     assert {told["nothing"], told["nothing_too"]} == {"nothing"}
     assert {told["drop"], told["drop_too"]} == {"dropped True"}
-    assert {told[f"closing{number}"] for number in range(4)} == {"None"}
-
-
-@pytest.mark.models
-def test_a_pool_of_forked_processes_works_with_an_engine_made_before(
-    models_dir: Path, tiny_en_model_dir: Path, short_call: Path
-) -> None:
-    script = """
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-
-def work(number):
-    return use()
-
-with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
-    texts = set(pool.map(work, range(4)))
-print("texts", len(texts), "New Jersey" in texts.pop())
-"""
-    assert run(ENGINE + script, models_dir, short_call)["texts"] == "1 True"
-
-
-@pytest.mark.models
-def test_the_error_of_a_forked_pool_reaches_the_caller(
-    models_dir: Path, tiny_en_model_dir: Path, short_call: Path
-) -> None:
-    script = """
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from whisper_api import ForkedProcess
-
-def work(number):
-    return use()
-
-use()
-with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
-    try:
-        pool.submit(work, 0).result(60)
-    except ForkedProcess as error:
-        print("error", error)
-print("parent", "New Jersey" in use())
-"""
-    told = run(ENGINE + script, models_dir, short_call)
-    assert told["error"].startswith("models were used in process ")
-    assert told["parent"] == "True"
+    assert {told[f"closing{number}"] for number in range(2)} == {"None"}

@@ -211,7 +211,7 @@ def test_sampling_gives_other_texts_and_beams_the_same(
 def test_a_server_runs_its_jobs_on_it(
     scopes: Scopes,
     models_dir: Path,
-    base_model_dir: Path,
+    tiny_en_model_dir: Path,
     ecapa_path: Path,
     random_alignment: Path,
     short_call: Path,
@@ -235,7 +235,7 @@ def test_a_server_runs_its_jobs_on_it(
         models_dir=models,
         enable_authorization=False,
         device="cuda",
-        model="base",
+        model="tiny.en",
         encoder="torch",
         enable_concurrency=True,
     )

@@ -142,7 +142,7 @@ def test_speech_in_another_language_is_warned_about(engine: Engine, twice: Float
 def aligning(
     models_dir: Path, base_model_dir: Path, random_alignment: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
-    """An engine with an alignment model for English alone, of the true shape with random weights."""
+    """An engine with an alignment model for English alone, with random weights."""
     root = tmp_path_factory.mktemp("models")
     (root / "align").symlink_to(random_alignment, target_is_directory=True)
     (root / "whisper").symlink_to(models_dir / "whisper", target_is_directory=True)

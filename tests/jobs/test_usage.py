@@ -113,7 +113,7 @@ def test_usage_goes_with_its_retention_but_quotas_keep_the_current_month(serve: 
     service.store.count_requests({("alice", day_of(now - days * DAY)): 1 for days in range(80)})
 
     def kept_after(days: int) -> list[str]:
-        UsageLog(service.store, config_in(tmp_path, usage_retention_days=days), lambda: now).close()
+        UsageLog(service.store, config_in(tmp_path, usage_retention_days=days), lambda: now).write()
         return [row.day for row in service.store.usage("2000-01-01", "3000-01-01")]
 
     assert len(kept_after(400)) == 80

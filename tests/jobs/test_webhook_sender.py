@@ -43,7 +43,7 @@ def receiving() -> Iterator[Receiver]:
 class Sending:
     """A sender with a clock that the test moves, and the store of its deliveries."""
 
-    def __init__(self, store: JobStore, hosts: frozenset[str], idle_seconds: float = 0.0) -> None:
+    def __init__(self, store: JobStore, hosts: frozenset[str]) -> None:
         self.store = store
         self.now = 1_900_000_000.0
         self.webhooks = Webhooks(store, hosts)
@@ -57,7 +57,6 @@ class Sending:
             self.webhooks.secrets_of,
             private_hosts=hosts,
             clock=lambda: self.now,
-            idle_seconds=idle_seconds,
         )
         store.on_deliveries = self.sender.wake
 
@@ -73,19 +72,20 @@ class Sending:
 
     def settled(self, *states: str) -> list[Delivery]:
         """Wait until the deliveries are in these states, oldest first, and no thread is at work."""
-        until(lambda: [each.state for each in self.all()] == list(states) and not self.threads(), str(states))
+        until(lambda: [each.state for each in self.all()] == list(states) and self.rests(), str(states))
         return self.all()
 
     def tried(self, attempts: int) -> Delivery:
         """Wait until the only delivery has had so many attempts."""
-        until(lambda: self.all()[0].attempts == attempts and not self.threads(), f"{attempts} attempts")
+        until(lambda: self.all()[0].attempts == attempts and self.rests(), f"{attempts} attempts")
         return self.all()[0]
 
     def threads(self) -> list[threading.Thread]:
         return [each for each in threading.enumerate() if each.name == "webhook"]
 
-    def timers(self) -> list[threading.Thread]:
-        return [each for each in threading.enumerate() if each.name == "webhooks"]
+    def rests(self) -> bool:
+        """Whether one thread waits, and there is no other."""
+        return self.sender._idles and len(self.threads()) == 1  # noqa: SLF001
 
     def limits(self) -> list[threading.Thread]:
         return [each for each in threading.enumerate() if each.name == "webhook-limit"]
@@ -143,7 +143,7 @@ def test_a_receiver_that_stays_away_is_tried_for_three_days_and_then_given_up_vi
             break
         # Nothing happens before its time.
         sending.later((delivery.next_attempt_at - sending.now) * 0.99)
-        until(lambda: not sending.threads(), "the thread has ended")
+        until(sending.rests, "the thread waits")
         assert sending.all()[0].attempts == attempt
         sending.later(delivery.next_attempt_at - sending.now)
     pauses = [after - before for before, after in itertools.pairwise(times)]
@@ -155,7 +155,6 @@ def test_a_receiver_that_stays_away_is_tried_for_three_days_and_then_given_up_vi
     assert {told.id for told in receiving.told} == {given_up.delivery_id}
     assert len({told.headers["webhook-timestamp"] for told in receiving.told}) == 10
     assert sending.outcomes == ["retried"] * 9 + ["failed"]
-    until(lambda: not sending.timers(), "the timer has ended")
     assert "given up" in caplog.text
     assert receiving.host not in caplog.text
 
@@ -176,13 +175,12 @@ def test_an_attempt_comes_by_itself_when_it_is_due(
     sending.end_job("one", webhook_url=receiving.url())
     (delivery,) = sending.settled("Delivered")
     assert delivery.attempts == 4
-    until(lambda: not sending.timers(), "the timer has ended")
 
 
-def test_no_thread_runs_and_nothing_is_looked_up_while_nothing_is_due(
+def test_one_thread_waits_and_nothing_is_looked_up_while_nothing_is_due(
     sending: Sending, receiving: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    until(lambda: not sending.threads(), "it has looked once")
+    until(sending.rests, "it has looked once")
     looked = list[float]()
     due = sending.store.due_deliveries
 
@@ -194,19 +192,18 @@ def test_no_thread_runs_and_nothing_is_looked_up_while_nothing_is_due(
     sending.end_job("none")
     sending.store.add(new_job("other", owner=""))
     sending.store.cancel("other", sending.now)
-    assert (sending.threads(), sending.timers(), sending.all(), receiving.told) == ([], [], [], [])
-    assert looked == []
-    # A delivery that waits for its next attempt costs a timer.
+    assert sending.rests()
+    assert (sending.all(), receiving.told, looked) == ([], [], [])
     receiving.answer = lambda path: (500, {})
     sending.end_job("one", webhook_url=receiving.url())
     sending.tried(1)
     count = len(looked)
     time.sleep(0.2)
-    assert (len(sending.threads()), len(sending.timers()), len(looked)) == (0, 1, count)
+    assert (sending.rests(), len(looked)) == (True, count)
 
 
 def test_a_thread_sends_what_comes_next_and_ends_with_the_sender(store: JobStore, receiving: Receiver) -> None:
-    sending = Sending(store, frozenset([receiving.host]), idle_seconds=600.0)
+    sending = Sending(store, frozenset([receiving.host]))
     threads = list[threading.Thread]()
     body_of = sending.sender._body_of  # noqa: SLF001
 
@@ -217,29 +214,13 @@ def test_a_thread_sends_what_comes_next_and_ends_with_the_sender(store: JobStore
     sending.sender._body_of = noted  # noqa: SLF001
     sending.sender.start()
     for number in range(1, 6):
-        until(lambda: sending.sender._idles, "the thread waits")  # noqa: SLF001
+        until(sending.rests, "the thread waits")
         sending.end_job(str(number), webhook_url=receiving.url())
         until(lambda: {each.state for each in sending.all()} == {"Delivered"}, "it is delivered")
     assert len(set(threads)) == 1
     assert sending.threads() == threads[:1]
     sending.sender.close()
-    assert (sending.threads(), sending.timers()) == ([], [])
-
-
-def test_a_thread_that_waits_makes_an_attempt_when_it_is_due(
-    store: JobStore, receiving: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(webhook_sender, "DELAYS", (0.05, 0.1, 0.05))
-    sending = Sending(store, frozenset([receiving.host]), idle_seconds=600.0)
-    begun, at = sending.now, time.monotonic()
-    sending.sender._clock = lambda: begun + time.monotonic() - at  # noqa: SLF001
-    answers = iter([500, 503, 404, 204])
-    receiving.answer = lambda path: (next(answers), {})
-    sending.sender.start()
-    sending.end_job("one", webhook_url=receiving.url())
-    until(lambda: [each.state for each in sending.all()] == ["Delivered"], "it is delivered")
-    assert sending.all()[0].attempts == 4
-    sending.sender.close()
+    assert sending.threads() == []
 
 
 # --- what a receiver says ---

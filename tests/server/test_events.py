@@ -472,11 +472,11 @@ def test_a_stream_ends_soon_after_its_key_was_revoked(waiting: Waiting, times: C
 
         async with background(talk()):
             request = waiting.request()
-            response = await events(request)
+            response = await events.handler(request)
             waiting.keys.revoke("mine")
             await response(request.scope, request.receive, send)
             with pytest.raises(Problem) as refused:
-                await events(waiting.request())
+                await events.handler(waiting.request())
         assert refused.value.status == 401
         return asyncio.get_running_loop().time(), sent
 
@@ -497,11 +497,11 @@ def test_a_stream_whose_job_has_gone_ends(waiting: Waiting) -> None:
             sent.append(message)
 
         request = waiting.request()
-        response = await events(request)
+        response = await events.handler(request)
         waiting.service.store.delete(waiting.job_id)
         await response(request.scope, request.receive, send)
         with pytest.raises(JobNotFound):
-            await events(waiting.request())
+            await events.handler(waiting.request())
         return sent
 
     assert run_at_once(watch())[-1] == {"type": "http.response.body", "body": b"", "more_body": False}

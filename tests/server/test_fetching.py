@@ -19,9 +19,9 @@ from server.file_server import FileServer, Handler, file_server
 from whisper_api.outbound import connecting
 from whisper_api.outbound.addresses import Address, resolve
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.fetch import fetching
-from whisper_api.server.uploads.fetch.fetching import MAX_REDIRECTS, Fetch, FetchRules
-from whisper_api.server.uploads.fetch.urls import file_name_of
+from whisper_api.server.uploads import fetching
+from whisper_api.server.uploads.fetching import MAX_REDIRECTS, Fetch, FetchRules
+from whisper_api.server.uploads.part_headers import file_name_of
 from whisper_api.server.uploads.storing import StoredFile
 
 LIMIT = 100_000

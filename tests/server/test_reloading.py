@@ -26,7 +26,7 @@ from server.harness import PATIENCE_SECONDS, RunningServer, post, problem
 from server.inside import ORIGIN, Inside, inside, on_a_loop
 from whisper_api.config import RELOADABLE, Config, LiveConfig, Loaded, settings
 from whisper_api.errors import ConfigError
-from whisper_api.server.reloading import reload_when_asked
+from whisper_api.server.run import reload_when_asked
 from whisper_api.server.signals import Asked, signals_handled
 from whisper_api.server.systemd import Supervisor
 

@@ -17,8 +17,8 @@ import pytest
 from server.file_server import FileServer, Handler, file_server
 from server.inside import AUDIO, Inside, inside, lines_of, on_a_loop, problem
 from whisper_api.server.state import FETCHES, FETCHES_PER_CALLER
-from whisper_api.server.uploads.fetch import fetching as fetch_module
-from whisper_api.server.uploads.fetch.fetching import Fetch
+from whisper_api.server.uploads import fetching as fetch_module
+from whisper_api.server.uploads.fetching import Fetch
 from whisper_api.server.uploads.incoming import MAX_FILES
 from whisper_api.testing import FakeExecutor
 

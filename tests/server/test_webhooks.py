@@ -20,7 +20,7 @@ from server.inside import AUDIO, inside, on_a_loop, problem
 from whisper_api import Client, Server, TranscriptionOptions, errors, verify_webhook
 from whisper_api.audit_records import AuditFilter
 from whisper_api.cli.main import main
-from whisper_api.jobs import revocations, webhook_requests, webhook_sender, webhooks
+from whisper_api.jobs import revocations, webhook_requests, webhooks
 from whisper_api.jobs.webhooks import MAX_ENDPOINTS
 from whisper_api.store.rows import Job
 from whisper_api.testing import FakeExecutor
@@ -493,10 +493,7 @@ async def test_limits_of_endpoints_are_named(tmp_path: Path, receiving: Receiver
 
 
 @on_a_loop
-async def test_the_metrics_count_attempts_and_pending_deliveries(
-    tmp_path: Path, receiving: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(webhook_sender, "IDLE_SECONDS", 0.0)
+async def test_the_metrics_count_attempts_and_pending_deliveries(tmp_path: Path, receiving: Receiver) -> None:
     receiving.answer = lambda path: (500 if path == "/bad" else 200, {})
     async with inside(tmp_path, FakeExecutor("Hello."), **sending(receiving)) as app, app.client() as client:
         for path in ("/bad", "/good"):
@@ -511,7 +508,7 @@ async def test_the_metrics_count_attempts_and_pending_deliveries(
             return dict(line.rsplit(" ", 1) for line in lines if "webhook_deliver" in line and line[0] != "#")
 
         # The counter follows the store.
-        await eventually(lambda: not [each for each in threading.enumerate() if each.name == "webhook"])
+        await eventually(lambda: not app.service._webhook_sender._active)  # noqa: SLF001
         found = await metrics()
         assert found['whisper_api_webhook_deliveries_total{outcome="failed"}'] == "1.0"
         assert found['whisper_api_webhook_deliveries_total{outcome="delivered"}'] == "1.0"

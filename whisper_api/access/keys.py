@@ -5,8 +5,12 @@ Slow password hashes protect secrets that can be guessed. A secret of this lengt
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import logging
+import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
@@ -15,11 +19,11 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from whisper_api.access import key_rules
-from whisper_api.access.key_verification import KeyVerification, digest_of
-from whisper_api.errors import InvalidOption, KeyNotFound
+from whisper_api.errors import InvalidOption, KeyExpired, KeyNotFound, StorageError
 from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, NewKey, Role, Scope
 from whisper_api.records import made_of, rfc3339, rfc3339_or_none
-from whisper_api.store.keys import NewSecret
+from whisper_api.store.jobs import JobStore
+from whisper_api.store.keys import KeySecrets, NewSecret
 from whisper_api.store.rows import Key
 
 log = logging.getLogger("whisper_api.access")
@@ -29,10 +33,13 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 ID_BYTES = 4
 SECRET_BYTES = 32
+_TOKEN = re.compile(r"wk_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
+# An unknown key is compared with this digest, so that the answer takes as long as for a known key.
+_NO_DIGEST = bytes(hashlib.sha256().digest_size)
 
 
-class KeyRing(KeyVerification):
-    """The keys in a job database.
+class KeyRing:
+    """The keys in a job database: verifies tokens, and makes, changes and ends keys. Safe to use from any thread.
 
     In each method ``by`` is the key of the request. Such a request cannot give a key more rights than ``by`` has, and
     cannot remove the last key that can manage keys. None stands for the command line, which may do everything.
@@ -40,6 +47,83 @@ class KeyRing(KeyVerification):
     Args:
         store: the store of the keys.
     """
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        # Guarded by _lock: key id to its last use, which is not in the database yet.
+        self._uses: dict[str, float] = {}
+
+    def verify(self, token: str) -> Key | None:
+        """The key to which a caller's token belongs. The call counts as a use of the key.
+
+        Returns:
+            None when there is no such key, or it was revoked.
+
+        Raises:
+            KeyExpired: the key has expired, or a rotation has replaced this secret.
+        """
+        key_id, secret = _parts(token)
+        found = self._store.key_secrets(key_id)
+        if found is None:
+            hmac.compare_digest(digest_of(secret), _NO_DIGEST)
+            return None
+        return self._verified(found, secret)
+
+    def verify_at_once(self, token: str) -> tuple[bool, Key | None]:
+        """As :meth:`verify`, if that needs no read of the disk: the key was read, and nothing has changed since then.
+
+        Another process may revoke a key, so the database is asked whether anything has changed, which reads shared
+        memory only.
+
+        Returns:
+            Whether this call could verify the token, and the key.
+
+        Raises:
+            KeyExpired: as :meth:`verify`.
+        """
+        key_id, secret = _parts(token)
+        found = self._store.known_key(key_id)
+        return (False, None) if found is None else (True, self._verified(found, secret))
+
+    def _verified(self, found: KeySecrets, secret: str) -> Key | None:
+        given = digest_of(secret)
+        old = next((each for each in found.old if hmac.compare_digest(given, each.digest)), None)
+        if not hmac.compare_digest(given, found.digest) and old is None:
+            return None
+        now = time.time()
+        key = _not_expired(found.key, now)
+        if key is not None:
+            if old is not None and now >= old.valid_until:
+                raise KeyExpired(
+                    f"The secret of this key was replaced, and this one has expired on {rfc3339(old.valid_until)}: use "
+                    "the new one"
+                )
+            with self._lock:
+                self._uses[key.key_id] = now
+        return key
+
+    def recheck(self, key: Key) -> Key | None:
+        """The present state of a key that was valid before; None when it was revoked.
+
+        Raises:
+            KeyExpired: the key has expired.
+        """
+        found = self._store.key(key.key_id)
+        return None if found is None else _not_expired(found[0], time.time())
+
+    def write_uses(self) -> None:
+        """Write the last uses of keys to the database, in one transaction; call it from time to time."""
+        with self._lock:
+            uses, self._uses = self._uses, {}
+        if not uses:
+            return
+        try:
+            self._store.note_uses(uses)
+        except StorageError as error:
+            log.warning("the last uses of keys could not be written: %s", error)
+            with self._lock:
+                self._uses = uses | self._uses
 
     def create(self, name: str, role: Role = "user", **limits: Any) -> tuple[Key, str]:
         """Make a key.
@@ -239,9 +323,41 @@ class KeyRing(KeyVerification):
             raise KeyNotFound(f"Key {key_id} is {state}: make a new key")
         return self._with_use(changed)
 
+    def _with_use(self, key: Key) -> Key:
+        with self._lock:
+            used = self._uses.get(key.key_id)
+        return key if used is None else replace(key, last_used_at=used)
+
     def _live(self) -> Sequence[Key]:
         now = time.time()
         return [key for key in self.list() if key.state(now) == "active"]
+
+
+def _not_expired(key: Key, now: float) -> Key | None:
+    match key.state(now):
+        case "active":
+            return key
+        case "expired":
+            assert key.expires_at is not None, "only a key with an expiry expires"
+            raise KeyExpired(f"This key has expired on {rfc3339(key.expires_at)}: ask an administrator for a new key")
+        case _:
+            return None
+
+
+def key_id_in(token: str) -> str:
+    """The id of the key that a token names; empty when it names none."""
+    return _parts(token)[0]
+
+
+def _parts(token: str) -> tuple[str, str]:
+    """The id and the secret in a token; both empty when it is none."""
+    match = _TOKEN.fullmatch(token)
+    return (match[1], match[2]) if match else ("", "")
+
+
+def digest_of(secret: str) -> bytes:
+    """The hash of a secret, as it is stored."""
+    return hashlib.sha256(secret.encode()).digest()
 
 
 def access_key(key: Key) -> AccessKey:
@@ -253,10 +369,7 @@ def access_key(key: Key) -> AccessKey:
         key,
         AccessKey,
         state=state,
-        created_at=rfc3339(key.created_at),
-        expires_at=rfc3339_or_none(key.expires_at),
         revoked_at=rfc3339_or_none(key.revoked_at) if state == "revoked" else None,
-        last_used_at=rfc3339_or_none(key.last_used_at),
         old_secret_until=rfc3339_or_none(until) if until is not None and state == "active" and now < until else None,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import time
 from datetime import datetime
@@ -26,7 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command; they are in the parser already.
     """
-    parser.description = f"{parser.description}\n\n{DESCRIPTION}"
     times = "a date or a time (RFC 3339; local without a zone), or a number with m, h or d: so long ago"
     parser.add_argument("--since", type=_moment, metavar="TIME", help=f"not before this time: {times}")
     parser.add_argument("--until", type=_moment, metavar="TIME", help="only entries before this time")
@@ -53,13 +53,10 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     """
     from whisper_api.store.jobs import DATABASE_NAME, JobStore
 
-    store = JobStore(loaded.config.data_dir / DATABASE_NAME)
-    try:
-        filter = AuditFilter(since=args.since, until=args.until, key=args.key, action=args.action)
+    filter = AuditFilter(since=args.since, until=args.until, key=args.key, action=args.action)
+    with contextlib.closing(JobStore(loaded.config.data_dir / DATABASE_NAME)) as store:
         for record in store.audit_records(filter):
             print(record.to_json())
-    finally:
-        store.close()
     return 0
 
 

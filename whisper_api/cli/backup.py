@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 from whisper_api.cli.flags import add_setting_flags
-from whisper_api.cli.outputs import complain
 from whisper_api.config import Loaded
-from whisper_api.errors import StorageError
 
 DESCRIPTION = """\
 The backup is an SQLite file with jobs, results, hashes of keys, known speakers, vocabularies and the audit trail, as
@@ -24,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command; they are in the parser already.
     """
-    parser.description = f"{parser.description}\n\n{DESCRIPTION}"
     parser.add_argument("file", metavar="FILE", type=Path, help="the backup; must not exist")
     parser.add_argument(
         "--audio",
@@ -52,10 +49,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
 
         # Each upload is one open file.
         raise_open_files()
-    try:
-        done = back_up(loaded.config, args.file, audio=args.audio)
-    except StorageError as error:
-        return complain("backup", error, 1)
+    done = back_up(loaded.config, args.file, audio=args.audio)
     audio = f"the audio of {done.with_audio}" if args.audio else "without their audio"
-    print(f"{args.file}: {done.bytes} bytes, {done.unfinished} unfinished jobs, {audio}", file=sys.stderr)
+    print(f"{args.file}: {args.file.stat().st_size} bytes, {done.unfinished} unfinished jobs, {audio}", file=sys.stderr)
     return 0

@@ -8,11 +8,12 @@ import sys
 import msgspec
 
 from whisper_api.cli.flags import subcommand_adder
-from whisper_api.cli.outputs import complain, print_table
-from whisper_api.cli.server_arguments import add_server_arguments, run_action
+from whisper_api.cli.outputs import print_table
+from whisper_api.cli.server_arguments import add_server_arguments
+from whisper_api.cli.server_arguments import run as call_server
 from whisper_api.client import Client
 from whisper_api.config import Loaded
-from whisper_api.errors import ConfigError, InvalidInput
+from whisper_api.errors import ConfigError, WhisperApiError
 from whisper_api.jobs.executor import EngineFacts
 
 COLUMNS = ("engine", "machine", "state", "device", "jobs", "queued audio", "speed", "models", "version")
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = subcommand_adder(parser, common, {})
+    add = subcommand_adder(parser, common)
     status = add("status", "show the engines, their models and jobs; needs the key of an administrator", _status)
     add_server_arguments(status)
     drain = add("drain", "let the jobs of a machine end, give it no others, and take it from the cluster", _drain)
@@ -64,9 +65,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         0 on success, 1 when the server cannot be used or jobs still run, 2 when the cluster or the machine cannot be
         found.
     """
-    if args.action == _drain:
-        return _drain(args, loaded)
-    return run_action(args, "cluster", (InvalidInput,))
+    return _drain(args, loaded) if args.action == _drain else call_server(args, loaded)
 
 
 def _status(args: argparse.Namespace, client: Client) -> None:
@@ -102,13 +101,9 @@ def _drain(args: argparse.Namespace, loaded: Loaded) -> int:
     from whisper_api.cluster.security import check_address
 
     address = args.address or loaded.config.ray_address
-    try:
-        if address is None:
-            raise ConfigError("name the cluster's head with --address HOST:PORT or RAY_ADDRESS")
-        check_address(address)
-        left = drain(address, args.node, args.wait, lambda text: print(text, file=sys.stderr))
-    except ConfigError as error:
-        return complain("cluster", error, 2)
-    if not left:
-        return complain("cluster", ConfigError(f"{args.node} still works after {args.wait:g} s; it goes on"), 1)
+    if address is None:
+        raise ConfigError("name the cluster's head with --address HOST:PORT or RAY_ADDRESS")
+    check_address(address)
+    if not drain(address, args.node, args.wait, lambda text: print(text, file=sys.stderr)):
+        raise WhisperApiError(f"{args.node} still works after {args.wait:g} s; it goes on")
     return 0

@@ -112,20 +112,23 @@ def overridden_settings(args: argparse.Namespace) -> dict[str, object]:
 
 
 def subcommand_adder(
-    parser: argparse.ArgumentParser, common: argparse.ArgumentParser, flags: Mapping[str, str]
+    parser: argparse.ArgumentParser,
+    common: argparse.ArgumentParser,
+    arguments: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> Callable[[str, str, Callable[..., Any]], argparse.ArgumentParser]:
     """A function that adds a subcommand, from its name, its help line and its action.
 
     Args:
         parser: parser of the command.
         common: flags of every command.
-        flags: flag to the key of a setting that every subcommand may override.
+        arguments: adds what every subcommand has.
     """
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, help: str, action: Callable[..., Any]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", parents=[common])
-        add_setting_flags(command, flags)
+        if arguments is not None:
+            arguments(command)
         command.set_defaults(action=action)
         return command
 

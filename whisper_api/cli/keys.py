@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import sys
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.cli.flags import subcommand_adder
-from whisper_api.cli.outputs import complain, print_table
+from whisper_api.cli.flags import add_setting_flags, subcommand_adder
+from whisper_api.cli.outputs import print_table
 from whisper_api.config import Loaded
 from whisper_api.errors import InvalidOption
 
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = subcommand_adder(parser, common, {"--data-dir": "WHISPER_DATA_DIR"})
+    add = subcommand_adder(parser, common, lambda each: add_setting_flags(each, {"--data-dir": "WHISPER_DATA_DIR"}))
     create = add("create", "make a key and print it; it cannot be shown again", _create)
     create.add_argument("name", metavar="NAME", help="the key's name")
     _add_values(create)
@@ -65,15 +66,10 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     from whisper_api.access.keys import KeyRing
     from whisper_api.store.jobs import DATABASE_NAME, JobStore
 
-    store = JobStore(loaded.config.data_dir / DATABASE_NAME)
-    try:
+    with contextlib.closing(JobStore(loaded.config.data_dir / DATABASE_NAME)) as store:
         # Records an action on a key in the audit trail.
         args.record = functools.partial(record_command, store, loaded.config)
         args.action(args, KeyRing(store))
-    except InvalidOption as error:
-        return complain("keys", error, 2)
-    finally:
-        store.close()
     return 0
 
 

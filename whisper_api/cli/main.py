@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.errors import ConfigError, WhisperApiError
+from whisper_api.errors import (
+    ConfigError,
+    DeviceUnavailable,
+    InvalidInput,
+    SpeakerError,
+    UnknownModel,
+    VocabularyNotFound,
+    WebhookError,
+    WhisperApiError,
+)
 
 if TYPE_CHECKING:
     from whisper_api.config import Loaded
@@ -23,6 +32,10 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
+# Errors that say that the command was used wrongly.
+USAGE_ERRORS = (
+    *(ConfigError, DeviceUnavailable, InvalidInput, SpeakerError, UnknownModel, VocabularyNotFound, WebhookError),
+)
 EPILOG = """\
 exit codes: 0 all went well, 1 something failed, 2 wrong usage, 130 interrupted
 
@@ -30,7 +43,8 @@ A Hugging Face token is read from the environment variable HF_TOKEN, or from the
 file that WHISPER_HF_TOKEN_FILE names. There is no flag for it, because other users
 of a machine can see the arguments of a program.
 """
-# Command to summary. The module of the same name has add_arguments(parser, common) and run(args, loaded) -> exit code.
+# Command to summary. The module of the same name has add_arguments(parser, common) and run(args, loaded) -> exit code,
+# and may have a DESCRIPTION. What run() raises is printed, and decides the exit code.
 COMMANDS = {
     "transcribe": "turn audio files into transcripts",
     "submit": "have a server turn audio files into transcripts",
@@ -95,8 +109,8 @@ def _run(args: argparse.Namespace) -> int:
     except Exception as error:
         logging.getLogger(__name__).debug("the command failed", exc_info=True)
         kind = "" if isinstance(error, WhisperApiError) else f"{type(error).__name__}: "
-        _tell(f"error: {kind}{error}")
-        return EXIT_FAILED
+        print(f"{PROGRAM} {args.command}: error: {kind}{' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, USAGE_ERRORS) else EXIT_FAILED
 
 
 def _write_utf8() -> None:
@@ -161,7 +175,8 @@ class _Commands(argparse._SubParsersAction):  # type: ignore[type-arg]  # noqa: 
         if chosen is not None:
             command = import_module(f"whisper_api.cli.{values[0]}")
             command.add_arguments(chosen, _common_flags())
-            chosen.set_defaults(run=command.run)
+            chosen.description = "\n\n".join(filter(None, (chosen.description, getattr(command, "DESCRIPTION", ""))))
+            chosen.set_defaults(run=command.run, command=values[0])
         super().__call__(parser, namespace, values, option)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisper_api.cli.flags import subcommand_adder
-from whisper_api.cli.outputs import complain, print_table
+from whisper_api.cli.flags import add_setting_flags, subcommand_adder
+from whisper_api.cli.outputs import print_table
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.config import Loaded
 from whisper_api.errors import ModelError, UnknownModel
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = subcommand_adder(parser, common, {"--models-dir": "WHISPER_MODELS_DIR"})
+    add = subcommand_adder(parser, common, lambda each: add_setting_flags(each, {"--models-dir": "WHISPER_MODELS_DIR"}))
     listing = add("list", "show the known models, and which are on this machine", _list)
     listing.add_argument("--installed", action="store_true", help="only models on this machine")
     listing.add_argument("--json", action="store_true", help="answer as JSON")
@@ -63,10 +63,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     store = ModelStore(loaded.config.models_dir, hf_token=loaded.config.hf_token)
     if aliases := parse_aliases(loaded.config.model_aliases):
         args.names = [aliases.get(name, name) for name in getattr(args, "names", ())]
-    try:
-        return int(args.action(args, store))
-    except UnknownModel as error:
-        return complain("models", error, 2)
+    return int(args.action(args, store))
 
 
 def _list(args: argparse.Namespace, store: ModelStore) -> int:

@@ -6,19 +6,26 @@ import argparse
 import contextlib
 import errno
 import functools
+import logging
 import os
 import secrets
+import signal
 import stat
 import sys
 import tempfile
+import threading
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from whisper_api import errors
 from whisper_api.cli.flags import add_struct_flags
+from whisper_api.cli.progress import ProgressLine
 from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.options import RenderOptions, TranscriptionOptions
+
+log = logging.getLogger(__name__)
 
 STDIN = "-"
 ALL_FORMATS = {**FORMATS, **DOCUMENTS}
@@ -73,9 +80,12 @@ class Outputs:
         if directory is None and len(formats) > 1:
             directory = Path()
         if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=directory):
-                pass
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=directory):
+                    pass
+            except OSError as error:
+                raise errors.InvalidInput(f"--output-dir {directory}: {error.strerror}") from None
         return cls(formats, directory)
 
     def stems(self, inputs: Sequence[str]) -> list[str]:
@@ -121,19 +131,89 @@ class Outputs:
         return self.directory / f"{stem}.{ALL_FORMATS[name].extension}"
 
 
-def complain(command: str, message: object, code: int) -> int:
-    """Print an error to standard error.
+# HTTP statuses that concern a single file: the next file may succeed.
+OF_ONE_FILE = frozenset({400, 408, 409, 410, 413, 415, 422})
 
-    Args:
-        command: name of the command.
-        message: the error.
-        code: an exit code.
 
-    Returns:
-        The exit code.
+@dataclass
+class Outcome:
+    """Whether a file failed, or was written under another name than planned."""
+
+    failed: bool = False
+
+
+@dataclass
+class FileWork:
+    """The part of the work that every command with files does: reports what happens to a file, and writes transcripts.
+
+    Attributes:
+        outputs: formats and destination.
+        line: progress line, which is removed before other output.
+        quiet: whether warnings are left out.
     """
-    print(f"whisper-api {command}: error: {message}", file=sys.stderr)
-    return code
+
+    outputs: Outputs
+    line: ProgressLine
+    quiet: bool
+
+    @contextlib.contextmanager
+    def reported(self, file: str) -> Iterator[Outcome]:
+        """Report errors of this file; raise errors that concern all files."""
+        outcome = Outcome()
+        try:
+            yield outcome
+        except (
+            *(errors.ModelError, errors.InvalidOption, errors.DeviceUnavailable, errors.Canceled),
+            *(errors.Busy, errors.StorageError, BrokenPipeError),
+        ):
+            raise
+        except Exception as error:
+            if isinstance(error, errors.RequestError) and error.status not in OF_ONE_FILE:
+                raise
+            log.debug("%s failed", file, exc_info=True)
+            self.say(file, f"{type(error).__name__}: {one_line(error)}")
+            outcome.failed = True
+
+    def write(self, file: str, stem: str, contents: Mapping[str, str | bytes]) -> bool:
+        """Write a transcript in all formats, and return whether a file has another path than planned.
+
+        Args:
+            file: the input.
+            stem: name of the output files without suffix.
+            contents: format to the transcript.
+        """
+        self.line.clear()
+        moved = False
+        for name, content in contents.items():
+            if notice := self.outputs.write(name, stem, content):
+                self.say(file, notice)
+                moved = True
+        if self.outputs.directory is not None and not self.quiet and (notice := renamed(stem, file)):
+            self.say(file, notice)
+        return moved
+
+    def warn(self, file: str, *warnings: str) -> None:
+        """Print warnings about a file."""
+        for warning in () if self.quiet else warnings:
+            self.say(file, f"warning: {warning}")
+
+    def say(self, file: str, message: str) -> None:
+        """Print a line about a file to standard error."""
+        self.line.clear()
+        print(f"{file}: {message}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def on_interrupt(handler: Callable[[], None]) -> Iterator[None]:
+    """While open, Ctrl-C calls a function; outside of the main thread, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *ignored: handler())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:

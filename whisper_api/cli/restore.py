@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 from whisper_api.cli.flags import add_setting_flags
-from whisper_api.cli.outputs import complain
 from whisper_api.config import Loaded
-from whisper_api.errors import StorageError
 
 DESCRIPTION = """\
 Stop the server first. The database that is there now stays beside the new one, under another name. Everything is as at
@@ -24,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command; they are in the parser already.
     """
-    parser.description = f"{parser.description}\n\n{DESCRIPTION}"
     parser.add_argument("file", metavar="FILE", type=Path, help="what whisper-api backup has written")
     add_setting_flags(parser, {"--data-dir": "WHISPER_DATA_DIR", "--tmp-dir": "WHISPER_TMP_FILES"})
 
@@ -41,10 +38,7 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     """
     from whisper_api.jobs.backup import restore
 
-    try:
-        done = restore(loaded.config, args.file)
-    except StorageError as error:
-        return complain("restore", error, 1)
+    done = restore(loaded.config, args.file)
     if done.replaced is not None:
         print(f"the database that was there is {done.replaced} now", file=sys.stderr)
     print(f"restored {args.file}: {done.waiting} jobs wait, {done.failed} failed without their audio", file=sys.stderr)

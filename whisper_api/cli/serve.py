@@ -10,10 +10,9 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from whisper_api.cli.flags import add_setting_flags, overridden_settings
-from whisper_api.cli.outputs import complain
 from whisper_api.cli.termination import exit_when_lost
 from whisper_api.config import Config, Loaded, describe
-from whisper_api.errors import ConfigError, DeviceLost
+from whisper_api.errors import DeviceLost
 from whisper_api.permissions import exposed_files
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command; they are in the parser already.
     """
-    parser.description = f"{parser.description}\n\n{DESCRIPTION}"
     parser.add_argument(
         "--check", action="store_true", help="print the configuration in force and where it comes from, then end"
     )
@@ -94,10 +92,8 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     exit_when_lost(EXIT_DEVICE_LOST)
     try:
         ended = serve(loaded.config, insecure=args.insecure, on_ready=_tell, load=lambda: _load_again(args, loaded))
-    except ConfigError as error:
-        return complain("serve", error, 2)
     except DeviceLost as error:
-        complain("serve", error, EXIT_DEVICE_LOST)
+        print(f"whisper-api serve: error: {error}", file=sys.stderr)
         # At once, because destructors of models crash or hang when their device is lost.
         _end_now(EXIT_DEVICE_LOST)
     if not ended:

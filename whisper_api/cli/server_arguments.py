@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from whisper_api.cli.flags import subcommand_adder
-from whisper_api.cli.outputs import complain, one_line
+from whisper_api.cli.outputs import one_line
 from whisper_api.client import DEFAULT_URL, Client
-from whisper_api.errors import WhisperApiError
-
-log = logging.getLogger(__name__)
+from whisper_api.config import Loaded
+from whisper_api.errors import InvalidInput
 
 KEY_VARIABLE = "WHISPER_API_KEY"
 
@@ -43,54 +38,33 @@ def add_key_argument(group: argparse._ActionsContainer) -> None:
     )
 
 
-def server_subcommand_adder(
-    parser: argparse.ArgumentParser, common: argparse.ArgumentParser
-) -> Callable[[str, str, Callable[..., Any]], argparse.ArgumentParser]:
-    """A function that adds a subcommand with the arguments of this module; see :func:`subcommand_adder`.
-
-    Args:
-        parser: parser of the command.
-        common: flags of every command.
-    """
-    add_subcommand = subcommand_adder(parser, common, {})
-
-    def add(name: str, help: str, action: Callable[..., Any]) -> argparse.ArgumentParser:
-        command = add_subcommand(name, help, action)
-        add_server_arguments(command)
-        return command
-
-    return add
-
-
 def api_key(file: Path | None) -> str | None:
     """The caller's key.
 
     Args:
-        file: the file that the flag names, if any.
+        file: the file that the command line names; None reads the environment.
 
     Raises:
-        OSError, UnicodeDecodeError: the file cannot be read.
+        InvalidInput: the file cannot be read.
     """
-    return file.read_text(encoding="utf-8-sig") if file is not None else os.environ.get(KEY_VARIABLE)
+    if file is None:
+        return os.environ.get(KEY_VARIABLE)
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"--key-file {file}: {one_line(error)}") from None
 
 
-def run_action(args: argparse.Namespace, command: str, wrong_usage: tuple[type[Exception], ...]) -> int:
-    """Run the action of a subcommand that calls a server.
+def run(args: argparse.Namespace, loaded: Loaded) -> int:
+    """Run the action of a subcommand that calls a server: ``action(args, client)``.
 
     Args:
-        args: the parsed arguments, with the action.
-        command: name of the command, for its complaints.
-        wrong_usage: errors that an argument or a file causes.
+        args: the arguments of the command line.
+        loaded: the configuration, which is not used.
 
     Returns:
-        0 on success, 1 when the server or a file cannot be used, 2 on one of the errors of wrong usage.
+        The exit code 0.
     """
-    try:
-        with Client(args.url, api_key(args.key_file)) as client:
-            args.action(args, client)
-    except wrong_usage as error:
-        return complain(command, one_line(error), 2)
-    except (WhisperApiError, OSError, UnicodeDecodeError) as error:
-        log.debug("%s: the server cannot be used", command, exc_info=True)
-        return complain(command, one_line(error), 1)
+    with Client(args.url, api_key(args.key_file)) as client:
+        args.action(args, client)
     return 0

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from whisper_api.cli.flags import subcommand_adder
 from whisper_api.cli.outputs import print_table
-from whisper_api.cli.server_arguments import run_action, server_subcommand_adder
+from whisper_api.cli.server_arguments import add_server_arguments
+from whisper_api.cli.server_arguments import run as run
 from whisper_api.client import Client
-from whisper_api.config import Loaded
-from whisper_api.errors import InvalidOption, SpeakerError, SpeakerNotFound
+from whisper_api.errors import InvalidOption, SpeakerNotFound
 from whisper_api.voices import Speaker
-
-log = logging.getLogger(__name__)
 
 SHOWN_COLUMNS = ("id", "name", "recordings", "seconds", "model", "changed")
 
@@ -27,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = server_subcommand_adder(parser, common)
+    add = subcommand_adder(parser, common, add_server_arguments)
     create = add("create", "enrol a person from recordings of 2 to 10 seconds, which are not kept", _create)
     create.add_argument("name", metavar="NAME", help="the person's label in transcripts")
     add("list", "show the known speakers", _list)
@@ -39,19 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     rename.add_argument("name", metavar="NAME", help="the new name")
     for command in (create, samples):
         command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a recording of this person alone")
-
-
-def run(args: argparse.Namespace, loaded: Loaded) -> int:
-    """Run the subcommand.
-
-    Args:
-        args: the parsed arguments.
-        loaded: the configuration.
-
-    Returns:
-        0 on success, 1 when the server or a file cannot be used, 2 when an argument or a recording is wrong.
-    """
-    return run_action(args, "speakers", (InvalidOption, SpeakerError))
 
 
 def _create(args: argparse.Namespace, client: Client) -> None:

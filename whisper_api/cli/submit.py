@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whisper_api import errors
 from whisper_api.cli.flags import options_of, struct_of
-from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, complain, label_of, one_line, renamed
+from whisper_api.cli.outputs import STDIN, FileWork, Outputs, add_file_arguments, label_of, on_interrupt, one_line
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.cli.server_arguments import add_server_arguments, api_key
 from whisper_api.client import Client
@@ -26,14 +22,11 @@ from whisper_api.options import RenderOptions, TranscriptionOptions
 if TYPE_CHECKING:
     from whisper_api.job_values import JobStatus
 
-log = logging.getLogger(__name__)
 
 # Number of unfinished jobs at the server: enough that the server never waits for an upload.
 FILES_AHEAD = 4
 # Seconds that the cancelation of a job may take after Ctrl-C.
 CANCEL_SECONDS = 10
-# HTTP statuses that concern a single file: the next file may succeed.
-OF_ONE_FILE = frozenset({400, 408, 409, 410, 413, 415, 422})
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
@@ -62,41 +55,17 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     Returns:
         0 on success, 1 when a file failed or the server cannot be used, 2 when the arguments or options are wrong.
     """
-    try:
-        key = api_key(args.key_file)
-    except (OSError, UnicodeDecodeError) as error:
-        return complain("submit", f"--key-file {args.key_file}: {one_line(error)}", 2)
-    try:
-        outputs = Outputs.of(args, loaded.config.output_format)
-    except OSError as error:
-        return complain("submit", f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
+    key = api_key(args.key_file)
+    outputs = Outputs.of(args, loaded.config.output_format)
     line = ProgressLine(sys.stderr, enabled=not args.quiet)
-    try:
-        with line, Client(args.url, key) as client:
-            work = _Work(
-                client,
-                options_of(args),
-                struct_of(args, RenderOptions),
-                outputs,
-                keep_result=args.keep_result,
-                detach=args.detach,
-                quiet=args.quiet,
-                line=line,
-                webhook_url=args.webhook_url,
-                webhook_include_result=args.webhook_include_result,
-            )
-            try:
-                failed = work.send_all(args.files) if work.detach else work.transcribe_all(args.files)
-            except BaseException:
-                with Client(args.url, key, timeout=CANCEL_SECONDS, retries=0) as hurried:
-                    work.cancel_all(hurried)
-                raise
-    except (errors.UnknownModel, errors.InvalidOption, errors.DeviceUnavailable) as error:
-        log.debug("nothing can be transcribed", exc_info=True)
-        return complain("submit", error, 2)
-    except (errors.ModelError, errors.Busy, errors.StorageError, errors.RequestError) as error:
-        log.debug("nothing can be transcribed", exc_info=True)
-        return complain("submit", error, 1)
+    with line, Client(args.url, key) as client:
+        work = _Work(outputs, line, args.quiet, client, args, options_of(args))
+        try:
+            failed = work.send_all(args.files) if args.detach else work.transcribe_all(args.files)
+        except BaseException:
+            with Client(args.url, key, timeout=CANCEL_SECONDS, retries=0) as hurried:
+                work.cancel_all(hurried)
+            raise
     return 1 if failed else 0
 
 
@@ -110,19 +79,12 @@ class _Sent:
 
 
 @dataclass
-class _Work:
+class _Work(FileWork):
     """The work of the command. ``sent`` has the files whose jobs are not finished; an interruption cancels them."""
 
     client: Client
+    args: argparse.Namespace
     options: TranscriptionOptions
-    render_options: RenderOptions
-    outputs: Outputs
-    keep_result: bool
-    detach: bool
-    quiet: bool
-    line: ProgressLine
-    webhook_url: str | None = None
-    webhook_include_result: bool = False
     sent: list[_Sent] = field(default_factory=list)
 
     def send_all(self, files: Sequence[str]) -> int:
@@ -133,7 +95,7 @@ class _Work:
         """
         failed = 0
         for file in files:
-            with self._reported(file) as outcome:
+            with self.reported(file) as outcome:
                 job_id = self._send(file)
                 self.line.clear()
                 print(job_id, flush=True)
@@ -152,7 +114,7 @@ class _Work:
         for file, stem in zip(files, self.outputs.stems(files), strict=True):
             if len(self.sent) == FILES_AHEAD:
                 failed += self._finish(self.sent[0])
-            with self._reported(file) as outcome:
+            with self.reported(file) as outcome:
                 self.outputs.check(stem)
                 self.sent.append(_Sent(file, stem, self._send(file)))
             failed += outcome.failed
@@ -169,27 +131,36 @@ class _Work:
         try:
             client.cancel(sent.job_id, force=True)
         except errors.WhisperApiError as error:
-            self._say(sent.file, f"job {sent.job_id} could not be canceled and may go on: {one_line(error)}")
+            self.say(sent.file, f"job {sent.job_id} could not be canceled and may go on: {one_line(error)}")
 
     def _send(self, file: str) -> str:
-        with _held_interrupt() as interrupt:
+        complete = came = False
 
-            def show(sent: int, total: int) -> None:
-                interrupt.held = sent == total
-                self.line.update(f"sending {label_of(file)}", sent / total if total else 1.0)
+        def note() -> None:
+            # The first Ctrl-C waits for the response to a complete upload, which has the job to cancel.
+            nonlocal came
+            if came or not complete:
+                raise KeyboardInterrupt
+            came = True
 
+        def show(sent: int, total: int) -> None:
+            nonlocal complete
+            complete = sent == total
+            self.line.update(f"sending {label_of(file)}", sent / total if total else 1.0)
+
+        with on_interrupt(note):
             job_id = self.client.submit(
                 sys.stdin.buffer if file == STDIN else Path(file),
                 self.options,
                 output_format=self._job_format(),
-                render_options=self.render_options,
+                render_options=struct_of(self.args, RenderOptions),
                 # The server must keep the result until all formats are fetched and written.
-                keep_result=self.keep_result or not self.detach or len(self.outputs.formats) > 1,
-                webhook_url=self.webhook_url,
-                webhook_include_result=self.webhook_include_result,
+                keep_result=self.args.keep_result or not self.args.detach or len(self.outputs.formats) > 1,
+                webhook_url=self.args.webhook_url,
+                webhook_include_result=self.args.webhook_include_result,
                 on_upload=show,
             )
-            if interrupt.came:
+            if came:
                 self.sent.append(_Sent(file, "", job_id))
                 raise KeyboardInterrupt
         return job_id
@@ -209,7 +180,7 @@ class _Work:
             else:
                 self.line.update(label, status.progress or 0.0, status.stage or "")
 
-        with self._reported(sent.file) as outcome:
+        with self.reported(sent.file) as outcome:
             status = self.client.wait(sent.job_id, on_progress=None if self.quiet else show)
             if status.status == "Failed":
                 raise errors.JobFailed(sent.job_id, status.error or "the job failed")
@@ -227,84 +198,17 @@ class _Work:
             name: result.text if name == first else self.client.result_file(sent.job_id, name)
             for name in self.outputs.formats
         }
-        self.line.clear()
-        moved = False
         try:
-            for name, content in contents.items():
-                if notice := self.outputs.write(name, sent.stem, content):
-                    self._say(sent.file, notice)
-                    moved = True
+            moved = self.write(sent.file, sent.stem, contents)
         except BrokenPipeError:
             raise
         except OSError:
-            self._say(sent.file, f"the server keeps the result of job {sent.job_id} until the job expires")
+            self.say(sent.file, f"the server keeps the result of job {sent.job_id} until the job expires")
             raise
-        if not self.keep_result:
+        if not self.args.keep_result:
             try:
                 self.client.cancel(sent.job_id)
             except errors.WhisperApiError as error:
-                self._say(sent.file, f"the server keeps the result of job {sent.job_id}: {one_line(error)}")
-        if self.quiet:
-            return moved
-        if self.outputs.directory is not None and (notice := renamed(sent.stem, sent.file)):
-            self._say(sent.file, notice)
-        for warning in result.warnings:
-            self._say(sent.file, f"warning: {warning}")
+                self.say(sent.file, f"the server keeps the result of job {sent.job_id}: {one_line(error)}")
+        self.warn(sent.file, *result.warnings)
         return moved
-
-    @contextlib.contextmanager
-    def _reported(self, file: str) -> Iterator[_Outcome]:
-        """Report errors of this file; raise errors that concern all files."""
-        outcome = _Outcome()
-        try:
-            yield outcome
-        except (
-            errors.ModelError,
-            errors.InvalidOption,
-            errors.DeviceUnavailable,
-            errors.Busy,
-            errors.StorageError,
-            BrokenPipeError,
-        ):
-            raise
-        except Exception as error:
-            if isinstance(error, errors.RequestError) and error.status not in OF_ONE_FILE:
-                raise
-            log.debug("%s failed", file, exc_info=True)
-            self._say(file, f"{type(error).__name__}: {one_line(error)}")
-            outcome.failed = True
-
-    def _say(self, file: str, message: str) -> None:
-        self.line.clear()
-        print(f"{file}: {message}", file=sys.stderr)
-
-
-@dataclass
-class _Outcome:
-    failed: bool = False
-
-
-@dataclass
-class _Interrupt:
-    held: bool = False
-    came: bool = False
-
-
-@contextlib.contextmanager
-def _held_interrupt() -> Iterator[_Interrupt]:
-    """While ``held``, the first Ctrl-C waits for the response to the complete upload, which has the job to cancel."""
-    interrupt = _Interrupt()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupt
-        return
-
-    def note(signal_number: int, frame: object) -> None:
-        if interrupt.came or not interrupt.held:
-            raise KeyboardInterrupt
-        interrupt.came = True
-
-    before: Any = signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, before)

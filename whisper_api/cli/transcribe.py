@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_api.cli.flags import add_setting_flags, options_of, struct_of
-from whisper_api.cli.outputs import STDIN, Outputs, add_file_arguments, complain, label_of, one_line, renamed
+from whisper_api.cli.outputs import STDIN, FileWork, Outputs, add_file_arguments, label_of, on_interrupt
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.config import Config, Loaded
-from whisper_api.errors import Canceled, DeviceUnavailable, InvalidOption, ModelError, UnknownModel
+from whisper_api.errors import Canceled
 from whisper_api.formats import DOCUMENTS, document, has_subtitles, option_warnings, rendered
 from whisper_api.options import RenderOptions, TranscriptionOptions
 
@@ -25,8 +22,6 @@ if TYPE_CHECKING:
     from whisper_api.engine.engine import Engine
     from whisper_api.engine.models.download import DownloadProgress
     from whisper_api.schema import Progress, Transcript
-
-log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
@@ -63,35 +58,23 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         0 on success, 1 when a file failed or a model is unavailable, 2 when the arguments or options are wrong.
     """
     config = loaded.config
-    try:
-        outputs = Outputs.of(args, config.output_format)
-    except OSError as error:
-        return complain("transcribe", f"--output-dir {args.output_dir or Path()}: {error.strerror}", 2)
+    outputs = Outputs.of(args, config.output_format)
     line = ProgressLine(sys.stderr, enabled=not args.quiet)
     try:
-        work = _Work(options_of(args), outputs, struct_of(args, RenderOptions), line, args.quiet)
+        work = _Work(outputs, line, args.quiet, options_of(args), struct_of(args, RenderOptions))
         with line, _LazyEngine(config, offline=args.offline, line=line) as engine:
             failed = work.transcribe_all(args.files, engine)
-    except (UnknownModel, InvalidOption, DeviceUnavailable) as error:
-        log.debug("nothing can be transcribed", exc_info=True)
-        return complain("transcribe", error, 2)
-    except ModelError as error:
-        log.debug("nothing can be transcribed", exc_info=True)
-        return complain("transcribe", error, 1)
     except Canceled:
         raise KeyboardInterrupt from None
     return 1 if failed else 0
 
 
-@dataclass(frozen=True)
-class _Work:
+@dataclass
+class _Work(FileWork):
     """The work of the command."""
 
     options: TranscriptionOptions
-    outputs: Outputs
     render_options: RenderOptions
-    line: ProgressLine
-    quiet: bool
 
     def transcribe_all(self, files: Sequence[str], engine: _LazyEngine) -> int:
         """Transcribe the files. The failure of a file is reported and does not stop the others.
@@ -101,20 +84,13 @@ class _Work:
         """
         failed = 0
         for file, stem in zip(files, self.outputs.stems(files), strict=True):
-            try:
+            with self.reported(file) as outcome:
                 self.outputs.check(stem)
                 transcript = self._transcribe(file, engine)
-                moved, layout_warnings = self._write(transcript, file, stem)
-            except (ModelError, InvalidOption, DeviceUnavailable, Canceled, BrokenPipeError):
-                raise
-            except Exception as error:
-                log.debug("%s failed", file, exc_info=True)
-                self._say(file, f"{type(error).__name__}: {one_line(error)}")
-                failed += 1
-                continue
-            failed += moved
-            for warning in () if self.quiet else (*transcript.warnings, *layout_warnings):
-                self._say(file, f"warning: {warning}")
+                contents, layout_warnings = self._rendered(transcript)
+                outcome.failed = self.write(file, stem, contents)
+                self.warn(file, *transcript.warnings, *layout_warnings)
+            failed += outcome.failed
         return failed
 
     def _transcribe(self, file: str, engine: _LazyEngine) -> Transcript:
@@ -129,37 +105,30 @@ class _Work:
         def show(progress: Progress) -> None:
             self.line.update(label_of(file), progress.fraction, progress.stage)
 
+        cancel = threading.Event()
+
+        def stop() -> None:
+            # The first Ctrl-C stops the engine after a work item, a second one at once.
+            if cancel.is_set():
+                raise KeyboardInterrupt
+            cancel.set()
+
         running = engine.get()
-        with _interrupt_sets_event() as cancel:
+        with on_interrupt(stop):
             return running.transcribe(source, self.options, on_progress=show, cancel=cancel)
 
-    def _write(self, transcript: Transcript, file: str, stem: str) -> tuple[bool, tuple[str, ...]]:
-        """Write the transcript in all formats.
-
-        Returns:
-            Whether a file has another path than planned, and the warnings about the layout of subtitles.
-        """
-        self.line.clear()
-        moved = False
+    def _rendered(self, transcript: Transcript) -> tuple[dict[str, str | bytes], tuple[str, ...]]:
+        """The transcript in each format, and the warnings about the layout of subtitles."""
+        contents: dict[str, str | bytes] = {}
         warnings: dict[str, tuple[str, ...]] = {}
         for name in self.outputs.formats:
-            content: str | bytes
             if name in DOCUMENTS:
-                content, warnings[name] = document(transcript, name), option_warnings(self.render_options, name)
+                contents[name], warnings[name] = document(transcript, name), option_warnings(self.render_options, name)
             else:
-                content, warnings[name] = rendered(transcript, name, self.render_options)
-            if notice := self.outputs.write(name, stem, content):
-                self._say(file, notice)
-                moved = True
-        if self.outputs.directory is not None and not self.quiet and (notice := renamed(stem, file)):
-            self._say(file, notice)
+                contents[name], warnings[name] = rendered(transcript, name, self.render_options)
         # A format without subtitles needs no warning when another format has subtitles.
         laid_out = next((name for name in self.outputs.formats if has_subtitles(name)), self.outputs.formats[0])
-        return moved, warnings[laid_out]
-
-    def _say(self, file: str, message: str) -> None:
-        self.line.clear()
-        print(f"{file}: {message}", file=sys.stderr)
+        return contents, warnings[laid_out]
 
 
 class _LazyEngine:
@@ -190,23 +159,3 @@ class _LazyEngine:
     def __exit__(self, *ignored: object) -> None:
         if self._engine is not None:
             self._engine.close()
-
-
-@contextmanager
-def _interrupt_sets_event() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, which stops the engine after a work item; a second Ctrl-C raises."""
-    cancel = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield cancel
-        return
-
-    def stop(signal_number: int, frame: object) -> None:
-        if cancel.is_set():
-            raise KeyboardInterrupt
-        cancel.set()
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield cancel
-    finally:
-        signal.signal(signal.SIGINT, before)

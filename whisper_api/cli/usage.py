@@ -7,10 +7,9 @@ import sys
 from datetime import date
 
 from whisper_api.cli.outputs import print_table
-from whisper_api.cli.server_arguments import add_server_arguments, run_action
+from whisper_api.cli.server_arguments import add_server_arguments
+from whisper_api.cli.server_arguments import run as run
 from whisper_api.client import Client
-from whisper_api.config import Loaded
-from whisper_api.errors import InvalidOption
 from whisper_api.usage_records import QuotaUse, Usage, usage_csv
 
 COLUMNS = ("day", "key", "model", "requests", "jobs", "audio minutes", "compute minutes")
@@ -31,19 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     parser.add_argument("--csv", action="store_true", help="print CSV, with seconds instead of minutes")
     add_server_arguments(parser)
     parser.set_defaults(action=_show)
-
-
-def run(args: argparse.Namespace, loaded: Loaded) -> int:
-    """Show the usage.
-
-    Args:
-        args: the parsed arguments.
-        loaded: the configuration.
-
-    Returns:
-        0 on success, 1 when the server cannot be used, 2 when the days cannot be used.
-    """
-    return run_action(args, "usage", (InvalidOption,))
 
 
 def _show(args: argparse.Namespace, client: Client) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from whisper_api.cli.flags import terms_in
+from whisper_api.cli.flags import subcommand_adder, terms_in
 from whisper_api.cli.outputs import print_table
-from whisper_api.cli.server_arguments import run_action, server_subcommand_adder
+from whisper_api.cli.server_arguments import add_server_arguments
+from whisper_api.cli.server_arguments import run as run
 from whisper_api.client import Client
-from whisper_api.config import Loaded
-from whisper_api.errors import InvalidInput, VocabularyNotFound
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = server_subcommand_adder(parser, common)
+    add = subcommand_adder(parser, common, add_server_arguments)
     put = add("put", "store the terms of a file instead of those of this name", _put)
     put.add_argument("name", metavar="NAME", help="1 to 64 letters, digits, dots, hyphens and underscores")
     put.add_argument("file", metavar="FILE", type=Path, help="UTF-8, a term in each line")
@@ -29,20 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     for command in (show, delete):
         command.add_argument("name", metavar="NAME", help="as the list shows it")
     add("list", "show the names and sizes of the vocabularies", _list)
-
-
-def run(args: argparse.Namespace, loaded: Loaded) -> int:
-    """Run the subcommand.
-
-    Args:
-        args: the parsed arguments.
-        loaded: the configuration.
-
-    Returns:
-        0 on success, 1 when the server cannot be used, 2 when there is no such vocabulary or file, or the name or the
-        terms cannot be used.
-    """
-    return run_action(args, "vocabularies", (OSError, UnicodeDecodeError, InvalidInput, VocabularyNotFound))
 
 
 def _put(args: argparse.Namespace, client: Client) -> None:

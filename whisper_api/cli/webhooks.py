@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import get_args
 
+from whisper_api.cli.flags import subcommand_adder
 from whisper_api.cli.outputs import print_table
-from whisper_api.cli.server_arguments import run_action, server_subcommand_adder
+from whisper_api.cli.server_arguments import add_server_arguments
+from whisper_api.cli.server_arguments import run as run
 from whisper_api.client import Client
-from whisper_api.config import Loaded
-from whisper_api.errors import DeliveryNotFound, InvalidInput, WebhookNotFound
 from whisper_api.webhooks import EVENTS, DeliveryState, WebhookDelivery, WebhookEndpoint
 
 SHOWN_DELIVERIES = 50
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = server_subcommand_adder(parser, common)
+    add = subcommand_adder(parser, common, add_server_arguments)
     create = add("create", "make an endpoint for the events of the key's jobs, and print its id and secret", _create)
     create.add_argument("address", metavar="ADDRESS", help="URL that gets the deliveries")
     create.add_argument("--event", action="append", choices=EVENTS, help="only this event; may be repeated")
@@ -47,20 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     deliveries.add_argument("--limit", type=int, default=SHOWN_DELIVERIES, metavar="N", help="most deliveries to show")
     resend = add("resend", "send deliveries again", _resend)
     resend.add_argument("deliveries", metavar="ID", nargs="+", help="as the list of deliveries shows it")
-
-
-def run(args: argparse.Namespace, loaded: Loaded) -> int:
-    """Run the subcommand.
-
-    Args:
-        args: the parsed arguments.
-        loaded: the configuration.
-
-    Returns:
-        0 on success, 1 when the server cannot be used, 2 when there is no such endpoint or delivery, or a value cannot
-        be used.
-    """
-    return run_action(args, "webhooks", (InvalidInput, WebhookNotFound, DeliveryNotFound))
 
 
 def _create(args: argparse.Namespace, client: Client) -> None:

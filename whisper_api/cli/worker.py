@@ -7,9 +7,8 @@ import os
 import sys
 
 from whisper_api.cli.flags import add_setting_flags
-from whisper_api.cli.outputs import complain
 from whisper_api.config import Loaded
-from whisper_api.errors import ConfigError
+from whisper_api.errors import ConfigError, WhisperApiError
 
 DESCRIPTION = """\
 Checks what `whisper-api doctor` checks, then runs `ray start` with the right flags until it is stopped or the cluster
@@ -26,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command; they are in the parser already.
     """
-    parser.description = f"{parser.description}\n\n{DESCRIPTION}"
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--address", metavar="HOST:PORT", help="the cluster's head; else RAY_ADDRESS")
     place.add_argument("--head", action="store_true", help="start the head of a cluster, which has no engines")
@@ -66,14 +64,14 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     from whisper_api.cluster.security import check_address, check_nodes
 
     address = None if args.head else args.address or loaded.config.ray_address
+    if address is None and not args.head:
+        raise ConfigError("name the cluster's head with --address HOST:PORT or RAY_ADDRESS, or say --head")
+    check_address(address)
+    check_nodes([args.node_address or "0.0.0.0"] if args.head else [each for each in (args.node_address,) if each])
     try:
-        if address is None and not args.head:
-            raise ConfigError("name the cluster's head with --address HOST:PORT or RAY_ADDRESS, or say --head")
-        check_address(address)
-        check_nodes([args.node_address or "0.0.0.0"] if args.head else [each for each in (args.node_address,) if each])
         resources = parse_resources(args.offers)
-    except (ConfigError, ValueError) as error:
-        return complain("worker", error, 2)
+    except ValueError as error:
+        raise ConfigError(f"--offers: {error}") from None
     given = ray_start.arguments(
         address=address,
         port=args.port,
@@ -82,16 +80,16 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
         gpus=args.gpus,
         resources=resources,
     )
-    if not (args.no_check or args.head) and not _can_decode(loaded):
-        return 1
+    if not (args.no_check or args.head):
+        _check_stages(loaded)
     if args.check:
         print("ray", *given)
         return 0
     os.execve(sys.executable, [sys.executable, "-c", START, *given], ray_start.environment(loaded.config, loaded.path))
 
 
-def _can_decode(loaded: Loaded) -> bool:
-    """Whether engines can run here. A model that is missing is fetched when a job needs it."""
+def _check_stages(loaded: Loaded) -> None:
+    """Refuse a machine on which engines cannot run. A model that is missing is fetched when a job needs it."""
     from whisper_api.cli.doctor.checks import examine
     from whisper_api.cli.doctor.command import as_text
 
@@ -100,5 +98,4 @@ def _can_decode(loaded: Loaded) -> bool:
     if failed or not report.can_transcribe:
         print(as_text(report), file=sys.stderr)
     if failed:
-        complain("worker", ConfigError("this machine cannot run every stage; see FAILED above, or say --no-check"), 1)
-    return not failed
+        raise WhisperApiError("this machine cannot run every stage; see FAILED above, or say --no-check")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from whisper_api.client.calls import Blocking, Calls, checked
+from whisper_api.client.calls import Blocking, Calls, Server
 from whisper_api.client.events import EventReader
 from whisper_api.client.jobs import JobMethods
 from whisper_api.client.keys import KeyMethods
@@ -24,7 +24,23 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8181"
 
 
-class Client(Blocking, JobMethods, KeyMethods, ReportMethods, SpeakerMethods, VocabularyMethods, WebhookMethods):
+class ApiMethods(JobMethods, KeyMethods, ReportMethods, SpeakerMethods, VocabularyMethods, WebhookMethods):
+    """The methods that both clients have.
+
+    Args:
+        server: the server.
+        retries: how often a request is repeated.
+    """
+
+    def __init__(self, server: Server, retries: int) -> None:
+        self.url = server.url
+        self._calls = Calls(retries)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+
+class Client(Blocking, ApiMethods):
     """Talks to one server. Keeps connections open; threads must not share a client.
 
     Args:
@@ -47,18 +63,15 @@ class Client(Blocking, JobMethods, KeyMethods, ReportMethods, SpeakerMethods, Vo
         retries: int = 5,
         session: requests.Session | None = None,
     ) -> None:
-        self.url, api_key = checked(url, api_key)
-        self._calls = Calls(retries)
-        self._transport = Transport(self.url, api_key, timeout=timeout, session=session)
+        server = Server(url, api_key)
+        super().__init__(server, retries)
+        self._transport = Transport(server, timeout=timeout, session=session)
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *ignored: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"Client({self.url!r})"
 
     def close(self) -> None:
         """Close the connections. The next request opens new ones."""

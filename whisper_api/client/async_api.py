@@ -6,26 +6,18 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
-from whisper_api.client.api import DEFAULT_URL
+from whisper_api.client.api import DEFAULT_URL, ApiMethods
 from whisper_api.client.async_transport import AsyncTransport
-from whisper_api.client.calls import Asynchronous, Calls, checked
+from whisper_api.client.calls import Asynchronous, Server
 from whisper_api.client.events import EventReader
-from whisper_api.client.jobs import JobMethods
-from whisper_api.client.keys import KeyMethods
-from whisper_api.client.reports import ReportMethods
 from whisper_api.client.responses import RetryLater
-from whisper_api.client.speakers import SpeakerMethods
-from whisper_api.client.vocabularies import VocabularyMethods
-from whisper_api.client.webhooks import WebhookMethods
 from whisper_api.job_values import JobEvent
 
 if TYPE_CHECKING:
     import httpx
 
 
-class AsyncClient(
-    Asynchronous, JobMethods, KeyMethods, ReportMethods, SpeakerMethods, VocabularyMethods, WebhookMethods
-):
+class AsyncClient(Asynchronous, ApiMethods):
     """Talks to one server, with the methods, retries and errors of :class:`~whisper_api.Client`.
 
     ::
@@ -56,18 +48,15 @@ class AsyncClient(
         retries: int = 5,
         session: httpx.AsyncClient | None = None,
     ) -> None:
-        self.url, api_key = checked(url, api_key)
-        self._calls = Calls(retries)
-        self._transport = AsyncTransport(self.url, api_key, timeout=timeout, session=session)
+        server = Server(url, api_key)
+        super().__init__(server, retries)
+        self._transport = AsyncTransport(server, timeout=timeout, session=session)
 
     async def __aenter__(self) -> AsyncClient:
         return self
 
     async def __aexit__(self, *ignored: object) -> None:
         await self.close()
-
-    def __repr__(self) -> str:
-        return f"AsyncClient({self.url!r})"
 
     async def close(self) -> None:
         """Close the connections. The next request opens new ones."""

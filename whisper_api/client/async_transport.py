@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from whisper_api.client.calls import Cleanup, Pause, Request, Steps, Work
+from whisper_api.client.calls import Cleanup, Pause, Request, Server, Steps, Work
 from whisper_api.client.responses import Response, RetryLater, check_stream, outcome, unreachable, untrusted
 from whisper_api.client.upload import MultipartForm, UploadFailed
 from whisper_api.errors import ForkedProcess, RequestError, WhisperApiError
@@ -26,15 +26,14 @@ class AsyncTransport:
     """The connections to a server.
 
     Args:
-        url: URL of the server, without a slash at the end.
-        api_key: the key; empty for a server without keys.
+        server: the server.
         timeout: seconds to connect, and seconds without a byte until an attempt counts as failed.
         session: the caller's own session, which is not closed; None to make a session.
     """
 
-    def __init__(self, url: str, api_key: str, *, timeout: float, session: httpx.AsyncClient | None) -> None:
-        self._url = url
-        self._api_key = api_key
+    def __init__(self, server: Server, *, timeout: float, session: httpx.AsyncClient | None) -> None:
+        self._server = server
+        self._url = server.url
         self._timeout = timeout
         self._callers = session
         self._own: httpx.AsyncClient | None = None
@@ -130,7 +129,7 @@ class AsyncTransport:
                 params=request.params or None,
                 headers=headers,
                 content=body,
-                auth=self._authorize,
+                auth=self._server.authorize,
                 timeout=timeout,
                 follow_redirects=False,
             ) as response:
@@ -143,12 +142,6 @@ class AsyncTransport:
             raise unreachable(self._url, error) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise RequestError(f"{self._url}: {error}") from error
-
-    def _authorize(self, request: httpx.Request) -> httpx.Request:
-        # An auth function instead of a header, because httpx replaces a header by the user name of the URL.
-        if self._api_key:
-            request.headers["Authorization"] = f"Bearer {self._api_key}"
-        return request
 
     @property
     def _session(self) -> httpx.AsyncClient:

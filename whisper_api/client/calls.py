@@ -269,23 +269,38 @@ class Calls:
             attempt += 1
 
 
-def checked(url: str, api_key: str | None) -> tuple[str, str]:
-    """Check the address and the key of a server, and return them in the form that requests need.
+class Server:
+    """The address and the key of a server.
 
     Args:
         url: http or https, with the path that the server is mounted under, if any.
         api_key: None for a server without keys.
 
+    Attributes:
+        url: without a slash at the end.
+
     Raises:
         InvalidOption: the URL or the key is malformed.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise InvalidOption("url", f"expected http://HOST:PORT or https://HOST, not {url!r}")
-    api_key = (api_key or "").strip()
-    if not (api_key.isascii() and api_key.isprintable()):
-        raise InvalidOption("api_key", "expected the characters that the server printed")
-    return url.rstrip("/"), api_key
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise InvalidOption("url", f"expected http://HOST:PORT or https://HOST, not {url!r}")
+        self._key = (api_key or "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise InvalidOption("api_key", "expected the characters that the server printed")
+        self.url = url.rstrip("/")
+
+    def authorize(self, request: Any) -> Any:
+        """Add the key to a request of requests or of httpx.
+
+        They call this instead of getting a header, which they would replace by the entry of a .netrc file or by the
+        user name of the URL.
+        """
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
 
 
 def path_of(*names: str) -> str:

@@ -24,7 +24,7 @@ from whisper_api.client.calls import (
     api_list,
     path_of,
 )
-from whisper_api.client.fields import form_fields, search, texts
+from whisper_api.client.fields import form_fields, texts
 from whisper_api.client.responses import decoded
 from whisper_api.client.upload import MultipartForm, Source, opened
 from whisper_api.errors import JobCanceled, JobFailed, JobNotFinished
@@ -89,13 +89,13 @@ class JobMethods(Methods):
         """
         fields = form_fields(
             options,
-            output_format,
             render_options,
-            keep_result,
             metadata,
-            hf_token,
-            webhook_url,
-            webhook_include_result,
+            output_format=output_format,
+            keep_result=keep_result,
+            hf_token=hf_token,
+            webhook_url=webhook_url,
+            webhook_include_result=webhook_include_result,
         )
         return self._submitted(source, fields, on_upload)
 
@@ -244,8 +244,13 @@ class JobMethods(Methods):
             InvalidOption: there is a value without a key.
             RequestError: the server refused, or cannot be reached.
         """
-        params = search(status, metadata_key, metadata_value, created_after, created_before)
-        return self._calls.pages("/transcriptions", JobPage, params, lambda page: page.jobs)
+        params = {"status": status, "metadata_key": metadata_key}
+        if metadata_value is not None:
+            # As JSON where the server would ignore an empty text or strip spaces.
+            plain = metadata_value and metadata_value == metadata_value.strip()
+            params["metadata_value"] = metadata_value if plain else msgspec.json.encode(metadata_value).decode()
+        query = texts({**params, "created_after": created_after, "created_before": created_before})
+        return self._calls.pages("/transcriptions", JobPage, query, lambda page: page.jobs)
 
     @api_call
     def transcribe(
@@ -280,7 +285,7 @@ class JobMethods(Methods):
             JobNotFinished: the timeout is over. The job goes on; the error has its id.
             WhisperApiError: as with :meth:`submit`.
         """
-        fields = form_fields(options, output_format, render_options, False, metadata, hf_token)
+        fields = form_fields(options, render_options, metadata, output_format=output_format, hf_token=hf_token)
         job_id = yield from self._submitted(source, fields, on_upload)
         yield Cleanup(lambda: self._canceled(job_id, force=True))
         status = yield from self._ended(job_id, on_progress, timeout)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from whisper_api.client.calls import Cleanup, Pause, Request, Steps, Work
+from whisper_api.client.calls import Cleanup, Pause, Request, Server, Steps, Work
 from whisper_api.client.responses import Response, RetryLater, check_stream, outcome, unreachable, untrusted
 from whisper_api.client.upload import UploadFailed
 from whisper_api.errors import RequestError, WhisperApiError
@@ -24,15 +24,14 @@ class Transport:
     """The connections to a server.
 
     Args:
-        url: URL of the server, without a slash at the end.
-        api_key: the key; empty for a server without keys.
+        server: the server.
         timeout: seconds to connect, and seconds without a byte until an attempt counts as failed.
         session: the caller's own session, which is not closed; None to make a session for the first request.
     """
 
-    def __init__(self, url: str, api_key: str, *, timeout: float, session: requests.Session | None) -> None:
-        self._url = url
-        self._api_key = api_key
+    def __init__(self, server: Server, *, timeout: float, session: requests.Session | None) -> None:
+        self._server = server
+        self._url = server.url
         self._timeout = timeout
         self._session = session
         self._owns_session = session is None
@@ -123,7 +122,7 @@ class Transport:
                 params=request.params,
                 headers={**request.headers, **active_trace_headers()},
                 data=request.body,
-                auth=self._authorize,
+                auth=self._server.authorize,
                 timeout=(self._timeout, read_seconds),
                 allow_redirects=False,
                 stream=True,
@@ -139,9 +138,3 @@ class Transport:
             raise unreachable(self._url, error) from error
         except requests.RequestException as error:
             raise RequestError(f"{self._url}: {error}") from error
-
-    def _authorize(self, request: Any) -> Any:
-        # An auth function instead of a header, because requests replaces a header by the entry of a .netrc file.
-        if self._api_key:
-            request.headers["Authorization"] = f"Bearer {self._api_key}"
-        return request

@@ -210,22 +210,9 @@ class Driver:
         with self._lock:
             canceled = self._asks[request.call]
         try:
-            answers: list[bytes] = []
             names = self._keeper.preferred(request.needs)
-            if request.of == "every":
-                answers = self._downloads(request, names, canceled)
-            else:
-                for name in names:
-                    found = self._found(request, [name], canceled)
-                    answers += found.values()
-                    if request.of == "one" and found:
-                        break
-                    if found:
-                        lacking = tuple(pickle.loads(found[name]))
-                        self._keeper.learn(name, request.needs, lacking)
-                        if not lacking:
-                            answers = [found[name]]
-                            break
+            ask = self._downloads if request.of == "every" else self._first_answers
+            answers = ask(request, names, canceled)
             self._front.send(request.call, (messages.ANSWER, msgspec.msgpack.encode(answers)))
         except BaseException as error:
             self._front.send(request.call, (messages.RAISED, messages.encode_error(error)))
@@ -240,8 +227,7 @@ class Driver:
             Canceled: the front has canceled the call.
             BaseException: the first error, when no engine has the model.
         """
-        failures: dict[str, BaseException] = {}
-        found = self._answers(request, names, canceled, failures)
+        found, failures = self._answers(request, names, canceled)
         model = pickle.loads(request.arguments)[0]
         for name in (*found, *failures):
             self._keeper.downloaded(name, model, failed=name in failures)
@@ -249,22 +235,36 @@ class Driver:
             raise next(iter(failures.values()))
         return list(found.values())
 
-    def _found(self, request: messages.Ask, names: list[str], canceled: threading.Event) -> dict[str, bytes]:
-        """The answers of engines by name, without those that have ended meanwhile.
+    def _first_answers(self, request: messages.Ask, names: list[str], canceled: threading.Event) -> list[bytes]:
+        """The answers of the engines, asked one after the other until one says what is asked for.
 
         Raises:
             Canceled: the front has canceled the call.
-            BaseException: the first error of an engine.
+            BaseException: the error of an engine.
         """
-        failures: dict[str, BaseException] = {}
-        found = self._answers(request, names, canceled, failures)
-        if failures:
-            raise next(iter(failures.values()))
-        return found
+        answers: list[bytes] = []
+        for name in names:
+            found, failures = self._answers(request, [name], canceled)
+            if failures:
+                raise failures[name]
+            answers += found.values()
+            if request.of == "one" and found:
+                break
+            if found:
+                lacking = tuple(pickle.loads(found[name]))
+                self._keeper.learn(name, request.needs, lacking)
+                if not lacking:
+                    return [found[name]]
+        return answers
 
     def _answers(
-        self, request: messages.Ask, names: list[str], canceled: threading.Event, failures: dict[str, BaseException]
-    ) -> dict[str, bytes]:
+        self, request: messages.Ask, names: list[str], canceled: threading.Event
+    ) -> tuple[dict[str, bytes], dict[str, BaseException]]:
+        """The answers and the errors of engines by name, without those that have ended meanwhile.
+
+        Raises:
+            Canceled: the front has canceled the call.
+        """
         import ray
         from ray.exceptions import RayError
 
@@ -272,6 +272,7 @@ class Driver:
         waiting = {self._keeper.invoke(name, "call", call, request.method, request.arguments): name for name in names}
         deadline = time.monotonic() + ASK_SECONDS
         answers: dict[str, bytes] = {}
+        failures: dict[str, BaseException] = {}
         while waiting:
             done, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_SECONDS)
             for ref in done:
@@ -290,7 +291,7 @@ class Driver:
                 raise Canceled("the call was canceled")
             if request.method not in LONG and time.monotonic() > deadline:
                 break
-        return answers
+        return answers, failures
 
 
 def _sentence(error: Exception) -> str:

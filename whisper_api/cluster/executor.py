@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from whisper_api.cluster import messages
 from whisper_api.cluster.actor import revisions
-from whisper_api.cluster.job_call import BEAT_SECONDS, LOOK_SECONDS, JobCall
+from whisper_api.cluster.job_call import BEAT_SECONDS, LOOK_SECONDS, until_end
 from whisper_api.cluster.placement import parse_resources
 from whisper_api.cluster.process import DriverProcess
 from whisper_api.cluster.security import check_address
@@ -200,7 +200,7 @@ class RayExecutor:
         while True:
             call = self._driver.open(request)
             try:
-                found = JobCall(self._driver, call, cancel, on_progress, on_partial, on_missing_model).until_end()
+                found = until_end(self._driver, call, cancel, on_progress, on_partial, on_missing_model)
             finally:
                 self._driver.end(call)
             if found is not None:

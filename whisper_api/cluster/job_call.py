@@ -6,8 +6,6 @@ import logging
 import threading
 import time
 
-import msgspec
-
 from whisper_api.cluster import messages
 from whisper_api.cluster.process import Call, DriverProcess
 from whisper_api.errors import EngineLost
@@ -22,81 +20,58 @@ LOOK_SECONDS = 0.1
 BEAT_SECONDS = 15.0
 
 
-class JobCall:
-    """Calls the executor's callbacks with the messages of one job.
+def until_end(
+    driver: DriverProcess,
+    call: Call,
+    cancel: threading.Event,
+    on_progress: OnProgress,
+    on_partial: OnPartial,
+    on_missing_model: OnMissingModel,
+) -> Transcript | None:
+    """Call the executor's callbacks with the messages of one job, until the job has ended.
 
     Args:
         driver: the driver process.
         call: the call of the job.
         cancel: set when the job is to stop.
-        on_progress, on_partial, on_missing_model: the callbacks of ``Executor.run``.
+        on_progress: as with ``Executor.run``.
+        on_partial: as with ``Executor.run``.
+        on_missing_model: as with ``Executor.run``.
+
+    Returns:
+        The transcript; None when the driver process ended before the job had begun.
     """
-
-    def __init__(
-        self,
-        driver: DriverProcess,
-        call: Call,
-        cancel: threading.Event,
-        on_progress: OnProgress,
-        on_partial: OnPartial,
-        on_missing_model: OnMissingModel,
-    ) -> None:
-        self._driver = driver
-        self._call = call
-        self._cancel = cancel
-        self._on_progress = on_progress
-        self._on_partial = on_partial
-        self._on_missing_model = on_missing_model
-        self._failure: BaseException | None = None
-        self._asked_to_stop = False
-        self._began = False
-
-    def until_end(self) -> Transcript | None:
-        """Handle messages until the job has ended.
-
-        Returns:
-            The transcript; None when the driver process ended before the job had begun.
-        """
-        beat = time.monotonic()
-        while True:
-            frame = self._call.next(LOOK_SECONDS)
-            if self._cancel.is_set():
-                self._stop()
-            if frame is not None:
-                kind, payload = frame
-                if kind == messages.DONE:
-                    return messages.transcript_decoder.decode(payload)
-                if kind == messages.GONE and not self._began and self._failure is None:
-                    return None
-                self._handle(kind, payload)
-            elif not self._began and time.monotonic() - beat > BEAT_SECONDS:
-                beat = time.monotonic()
-                self._on_progress(Progress(0.0, "load"))
-
-    def _handle(self, kind: str, payload: bytes) -> None:
-        match kind:
-            case messages.BEGAN:
-                self._began = True
-                log.debug("job placed", extra={"engine": msgspec.msgpack.decode(payload, type=messages.Placed).engine})
-            case messages.PROGRESS:
-                self._on_progress(messages.progress_decoder.decode(payload))
-            case messages.PARTIAL:
-                self._on_partial(messages.partial_decoder.decode(payload))
-            case messages.MISSING:
+    beat = time.monotonic()
+    began = asked_to_stop = False
+    failure: BaseException | None = None
+    while True:
+        if (cancel.is_set() or failure is not None) and not asked_to_stop:
+            asked_to_stop = True
+            driver.send(messages.Cancel(call.number))
+        match call.next(LOOK_SECONDS):
+            case (messages.BEGAN, payload):
+                began = True
+                log.debug("job placed", extra={"engine": payload.decode()})
+            case (messages.PROGRESS, payload):
+                on_progress(messages.progress_decoder.decode(payload))
+            case (messages.PARTIAL, payload):
+                on_partial(messages.partial_decoder.decode(payload))
+            case (messages.MISSING, payload):
                 try:
-                    self._on_missing_model(payload.decode())
-                    self._driver.send(messages.Proceed(self._call.number))
+                    on_missing_model(payload.decode())
+                    driver.send(messages.Proceed(call.number))
                 except BaseException as error:
-                    self._failure = error
-                    self._stop()
-            case messages.RAISED:
-                raise self._failure or messages.decode_error(payload)
-            case messages.LOST:
-                raise self._failure or EngineLost(payload.decode())
-            case messages.GONE:
-                raise self._failure or EngineLost("the cluster is lost")
-
-    def _stop(self) -> None:
-        if not self._asked_to_stop:
-            self._asked_to_stop = True
-            self._driver.send(messages.Cancel(self._call.number))
+                    failure = error
+            case (messages.DONE, payload):
+                return messages.transcript_decoder.decode(payload)
+            case (messages.RAISED, payload):
+                raise failure or messages.decode_error(payload)
+            case (messages.LOST, payload):
+                raise failure or EngineLost(payload.decode())
+            case (messages.GONE, _) if began or failure is not None:
+                raise failure or EngineLost("the cluster is lost")
+            case (messages.GONE, _):
+                return None
+            case None if not began and time.monotonic() - beat > BEAT_SECONDS:
+                beat = time.monotonic()
+                on_progress(Progress(0.0, "load"))

@@ -148,12 +148,6 @@ class Keeper:
                     seat.lacks.clear()
             self._changed.notify_all()
 
-    def place_of(self, name: str) -> tuple[str, str]:
-        """The name of an engine and of its machine."""
-        with self._changed:
-            engine = self._engines.get(name)
-            return name, engine.post.node.name if engine is not None else ""
-
     def invoke(self, name: str, method: str, *arguments: Any) -> Any:
         """Call a method of an actor that does not wait for jobs; the reference of its value."""
         return self._method(name, method).options(concurrency_group=CONTROL).remote(*arguments)

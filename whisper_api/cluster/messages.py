@@ -12,8 +12,8 @@ from whisper_api.schema import PartialSegments, Progress, Transcript
 from whisper_api.store.rows import Job
 from whisper_api.voices import VoiceEmbedding
 
-# Kinds of messages about a job, most of which come from an actor as they are. BEGAN: an engine has the job. LOST: the
-# engine or its device has ended.
+# Kinds of messages about a job, most of which come from an actor as they are. BEGAN: the engine of this name has it.
+# LOST: the engine or its device has ended.
 BEGAN, PROGRESS, PARTIAL, MISSING = "began", "progress", "partial", "missing"
 DONE, RAISED, LOST = "done", "raised", "lost"
 # An answer to Ask; the state of the cluster; the driver process itself has ended.
@@ -101,17 +101,6 @@ Request = RunJob | Ask | Cancel | Proceed
 Message = tuple[str, bytes]
 # Number of the call (0 for the state of the cluster), and messages about it.
 Frame = tuple[int, list[Message]]
-
-
-class Placed(msgspec.Struct, frozen=True):
-    """The payload of BEGAN, as the driver passes it on.
-
-    Attributes:
-        engine, node: names of the engine and of its machine.
-    """
-
-    engine: str
-    node: str
 
 
 class ClusterState(msgspec.Struct, frozen=True, kw_only=True):

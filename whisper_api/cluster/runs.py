@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from whisper_api.cluster import messages
 from whisper_api.cluster.placement import Load
 from whisper_api.errors import Canceled
@@ -91,9 +89,7 @@ class Run:
             stream = self._keeper.stream(name, "run", *given)
             # From here on, the end of the engine counts as an attempt, since the job may have been its cause.
             began = True
-            self._send(
-                self.call, (messages.BEGAN, msgspec.msgpack.encode(messages.Placed(*self._keeper.place_of(name))))
-            )
+            self._send(self.call, (messages.BEGAN, name.encode()))
             for ref in stream:
                 sent = ray.get(ref)
                 del ref

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import threading
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -35,6 +37,8 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
+# Without a representation, which would show the token.
+@dataclass(kw_only=True, eq=False, repr=False)
 class JobContext:
     """One job: its options, its access to the models, its warnings and its progress.
 
@@ -46,51 +50,42 @@ class JobContext:
         store: the store of model files.
         hf_token: the caller's Hugging Face token, if any; never logged.
         cancel: set by the caller to stop the job.
+        stops: set to end this part of the job.
         closed: set when the engine is closed.
         on_progress: called from the job's thread with a :class:`~whisper_api.schema.Progress`.
         on_partial: called from the job's thread with a :class:`~whisper_api.schema.PartialSegments`.
         on_missing_model: called with the name of a missing model, which is then not downloaded; None downloads missing
             models.
+        job: what the worker counts work items by.
 
     Attributes:
         warnings: a sentence for each request that could not be fulfilled.
         stage_done: completed fraction of the running stage, from 0 to 1.
     """
 
-    def __init__(
-        self,
-        *,
-        options: ResolvedOptions,
-        device: Device,
-        worker: GpuWorker,
-        models: ModelCache,
-        store: ModelStore,
-        hf_token: str | None = None,
-        cancel: threading.Event | None = None,
-        closed: threading.Event | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
-        on_partial: Callable[[PartialSegments], None] | None = None,
-        on_missing_model: Callable[[str], None] | None = None,
-    ) -> None:
-        self.options = options
-        self.device = device
-        self.models = models
-        self.store = store
-        self.hf_token = hf_token
-        self.warnings: list[str] = []
-        self.stage_done = 0.0
-        self._worker = worker
-        self._cancels = () if cancel is None else (cancel,)
-        self._closed = closed
-        self._on_progress = on_progress
-        self._on_partial = on_partial
-        self._on_missing_model = on_missing_model
-        self._callers_error: BaseException | None = None
-        self._job: Hashable = object()
-        self._plan = StagePlan.of(options)
-        self._stage: Stage = "load"
-        self._reported = -1.0
-        self._range = (0.0, 1.0)
+    options: ResolvedOptions
+    device: Device
+    worker: GpuWorker
+    models: ModelCache
+    store: ModelStore
+    hf_token: str | None = None
+    cancel: threading.Event | None = None
+    stops: tuple[threading.Event, ...] = ()
+    closed: threading.Event | None = None
+    on_progress: Callable[[Progress], None] | None = None
+    on_partial: Callable[[PartialSegments], None] | None = None
+    on_missing_model: Callable[[str], None] | None = None
+    job: Hashable = field(default_factory=object)
+    warnings: list[str] = field(init=False, default_factory=list)
+    stage_done: float = field(init=False, default=0.0)
+    _callers_error: BaseException | None = field(init=False, default=None)
+    _stage: Stage = field(init=False, default="load")
+    _reported: float = field(init=False, default=-1.0)
+    _range: tuple[float, float] = field(init=False, default=(0.0, 1.0))
+
+    def __post_init__(self) -> None:
+        self._cancels = (*(() if self.cancel is None else (self.cancel,)), *self.stops)
+        self._plan = StagePlan.of(self.options)
 
     def check(self) -> None:
         """Raise if the job was canceled or the engine closed.
@@ -101,7 +96,7 @@ class JobContext:
         """
         if any(cancel.is_set() for cancel in self._cancels):
             raise Canceled("the job was canceled")
-        if self._closed is not None and self._closed.is_set():
+        if self.closed is not None and self.closed.is_set():
             raise EngineClosed("the engine was closed while this job ran")
 
     def lease(self, source: ModelSource[T]) -> AbstractContextManager[T]:
@@ -183,20 +178,14 @@ class JobContext:
             stop: set it to end that stage, as cancelling the job does.
         """
         # The callback runs through this context, which must recognise the callback's error to end the job with it.
-        on_missing = self._on_missing_model
-        part = JobContext(
-            options=self.options,
-            device=self.device,
-            worker=self._worker,
-            models=self.models,
-            store=self.store,
-            hf_token=self.hf_token,
-            closed=self._closed,
+        on_missing = self.on_missing_model
+        return dataclasses.replace(
+            self,
+            stops=(*self.stops, stop),
+            on_progress=None,
+            on_partial=None,
             on_missing_model=None if on_missing is None else lambda name: self._call(on_missing, name),
         )
-        part._cancels = (*self._cancels, stop)
-        part._job = self._job
-        return part
 
     def warn(self, message: str) -> None:
         """Add a sentence to :attr:`Transcript.warnings`, unless it is there already."""
@@ -217,9 +206,9 @@ class JobContext:
         """
         if self.options.redact and not redacted:
             return
-        if self._on_partial is not None:
+        if self.on_partial is not None:
             numbered = tuple(replace(segment, id=number) for number, segment in enumerate(segments))
-            self._call(self._on_partial, PartialSegments(index=index, aligned=aligned, segments=numbered))
+            self._call(self.on_partial, PartialSegments(index=index, aligned=aligned, segments=numbered))
 
     def begin(self, stage: Stage) -> None:
         """Enter a stage of the job's plan, or ``done``."""
@@ -232,12 +221,12 @@ class JobContext:
         self.check()
         first, last = self._range
         self.stage_done = max(self.stage_done, first + (last - first) * min(max(fraction, 0.0), 1.0))
-        if self._on_progress is None:
+        if self.on_progress is None:
             return
         progress = self._plan.progress(self._stage, self.stage_done)
         if progress.fraction > self._reported or fraction == 0.0:
             self._reported = max(progress.fraction, self._reported)
-            self._call(self._on_progress, replace(progress, fraction=self._reported))
+            self._call(self.on_progress, replace(progress, fraction=self._reported))
 
     @contextlib.contextmanager
     def within(self, first: float, last: float) -> Iterator[None]:
@@ -250,9 +239,9 @@ class JobContext:
 
     def _leaves_to_caller(self, name: str) -> bool:
         """Tell the caller about a missing model. Returns False when the job itself may download it, or has it."""
-        if self._on_missing_model is None or not self.store.can_download(name):
+        if self.on_missing_model is None or not self.store.can_download(name):
             return False
-        self._call(self._on_missing_model, name)
+        self._call(self.on_missing_model, name)
         return True
 
     def _call(self, function: Callable[[V], None], value: V) -> None:
@@ -284,12 +273,12 @@ class JobContext:
         try:
             source = iter(items)
             for number in itertools.count():
-                with self._worker.expecting():
+                with self.worker.expecting():
                     item = next(source, None)
                     if item is None:
                         break
                     self.check()
-                    pending.append(self._worker.submit(self._job, *item, ahead=number < ahead))
+                    pending.append(self.worker.submit(self.job, *item, ahead=number < ahead))
                 if len(pending) >= window:
                     yield self.result_of(pending.popleft())
             while pending:
@@ -300,13 +289,13 @@ class JobContext:
 
     def submit_if_idle(self, operation: BatchOperation, input: Any, cost: float) -> Future[Any] | None:
         """Submit a work item that may run before its stage; None when another job has work for the device."""
-        if not self._worker.serves_only(self._job):
+        if not self.worker.serves_only(self.job):
             return None
-        return self._worker.submit(self._job, operation, input, cost)
+        return self.worker.submit(self.job, operation, input, cost)
 
     def close(self) -> None:
         """Remove the job from the worker's queue."""
-        self._worker.forget(self._job)
+        self.worker.forget(self.job)
 
     def result_of(self, future: Future[Any]) -> Any:
         """Wait for a submitted work item.

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from whisper_api.config import Downloaders
 from whisper_api.errors import CallerLimit, ModelUnavailable
@@ -19,6 +18,7 @@ from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.options import TranscriptionOptions
+from whisper_api.records import made_of
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.rows import Job, JobRequest
 
@@ -43,7 +43,7 @@ class Submission(JobRequest, frozen=True, kw_only=True):
         Args:
             created_at: seconds since 1970.
         """
-        return Job(created_at=created_at, **{name: getattr(self, name) for name in JobRequest.__struct_fields__})
+        return made_of(self, Job, created_at=created_at)
 
 
 class Reservation:
@@ -73,9 +73,7 @@ class Reservation:
     def __enter__(self) -> Reservation:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *ignored: object) -> None:
         self.release()
 
     def release(self) -> None:

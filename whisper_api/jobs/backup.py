@@ -17,7 +17,7 @@ from whisper_api.access.audit import record_command
 from whisper_api.config import Config
 from whisper_api.errors import StorageError, UploadMissing
 from whisper_api.jobs.retention import UPLOAD_FILES
-from whisper_api.store.backup import BackupFile, OpenUpload, write_backup
+from whisper_api.store.backup import OpenUpload, Written, open_backup, write_backup
 from whisper_api.store.database import sync_directory
 from whisper_api.store.jobs import DATABASE_NAME, JobStore
 from whisper_api.store.locks import locked_directories
@@ -26,20 +26,6 @@ from whisper_api.store.migrations import MIGRATIONS
 AUDIO = "audio"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PARTS = ("", "-wal", "-shm")
-
-
-class BackedUp(msgspec.Struct, frozen=True):
-    """What a backup has.
-
-    Attributes:
-        unfinished: jobs that wait or run.
-        with_audio: those of them whose audio is in the backup.
-        bytes: size of the backup.
-    """
-
-    unfinished: int
-    with_audio: int
-    bytes: int
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -56,7 +42,7 @@ class Restored(msgspec.Struct, frozen=True):
     replaced: Path | None
 
 
-def back_up(config: Config, target: Path, *, audio: bool) -> BackedUp:
+def back_up(config: Config, target: Path, *, audio: bool) -> Written:
     """Copy the job database, while a server may use it.
 
     Args:
@@ -77,7 +63,7 @@ def back_up(config: Config, target: Path, *, audio: bool) -> BackedUp:
     if written.version == len(MIGRATIONS):
         with contextlib.closing(JobStore(database)) as store:
             record_command(store, config, "backup.create")
-    return BackedUp(written.unfinished, written.with_upload, target.stat().st_size)
+    return written
 
 
 def restore(config: Config, source: Path) -> Restored:
@@ -97,7 +83,7 @@ def restore(config: Config, source: Path) -> Restored:
     database = config.data_dir / DATABASE_NAME
     coming = database.with_name(f"{DATABASE_NAME}.restoring")
     with (
-        BackupFile(source) as backup,
+        open_backup(source) as backup,
         locked_directories(config.data_dir, config.tmp_dir),
         contextlib.ExitStack() as stack,
     ):

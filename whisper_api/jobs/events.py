@@ -142,13 +142,8 @@ class JobEvents:
 
     def publish(self, *events: JobEvent) -> None:
         """Record events and signal the watchers of their jobs. Never blocks."""
-        signaled: set[Watch] = set()
         with self._lock:
-            for event in events:
-                log, state_changed = self._record(event)
-                if log is not None:
-                    signaled.update(each for each in log.watches if state_changed or not each.states_only)
-            loops = _by_loop(signaled)
+            loops = self._record_all(events)
         self._signal(loops)
 
     def update_positions(self) -> None:
@@ -157,13 +152,11 @@ class JobEvents:
             # Read under the lock of the logs, so that a job that has begun to run gets no old position.
             waiting = [job_id for job_id, log in self.logs.items() if log.progress is None]
             positions = self._positions() if waiting else {}
-            signaled: set[Watch] = set()
-            for job_id in waiting:
-                if job_id in positions:
-                    log, _ = self._record(JobQueuedEvent(job_id=job_id, queue_position=positions[job_id]))
-                    if log is not None:
-                        signaled.update(each for each in log.watches if not each.states_only)
-            loops = _by_loop(signaled)
+            loops = self._record_all(
+                JobQueuedEvent(job_id=job_id, queue_position=positions[job_id])
+                for job_id in waiting
+                if job_id in positions
+            )
         self._signal(loops)
 
     def watch(self, job_id: str, after: int = 0, *, states_only: bool = False) -> Watch:
@@ -212,6 +205,21 @@ class JobEvents:
             raise RuntimeError("enter the watch first: async with events.watch(job_id) as watch")
         with self._lock:
             return watch.log.since(watch.after, returning=watch.returning)
+
+    def _record_all(self, events: Iterable[JobEvent]) -> dict[asyncio.AbstractEventLoop, list[Watch]]:
+        """Record events, and return the watches to signal by event loop. Needs the lock."""
+        signaled: set[Watch] = set()
+        for event in events:
+            log, state_changed = self._record(event)
+            if log is not None:
+                signaled.update(each for each in log.watches if state_changed or not each.states_only)
+        loops: dict[asyncio.AbstractEventLoop, list[Watch]] = {}
+        for watch in signaled:
+            # A watch that is about to be signaled needs no second signal.
+            if watch.loop is not None and not watch.signaled:
+                watch.signaled = True
+                loops.setdefault(watch.loop, []).append(watch)
+        return loops
 
     def _record(self, event: JobEvent) -> tuple[_JobLog | None, bool]:
         """Put an event into its job's log, and return the log, if any, and whether the state of the job changed."""
@@ -348,13 +356,3 @@ class Watch:
                 self.woken = False
                 return ()
             await self.signal((min(end, due) if events else end) - now)
-
-
-def _by_loop(watches: Iterable[Watch]) -> dict[asyncio.AbstractEventLoop, list[Watch]]:
-    """The watches to signal by event loop, without those that are about to be signaled. Needs the lock."""
-    loops: dict[asyncio.AbstractEventLoop, list[Watch]] = {}
-    for watch in watches:
-        if watch.loop is not None and not watch.signaled:
-            watch.signaled = True
-            loops.setdefault(watch.loop, []).append(watch)
-    return loops

@@ -10,7 +10,6 @@ import msgspec
 
 from whisper_api.errors import StorageError, StorageFull
 from whisper_api.jobs.executor import Executor
-from whisper_api.jobs.periodic import Periodic
 from whisper_api.jobs.preload import Preload
 from whisper_api.jobs.running import ProgressSnapshot, RunningJobs
 from whisper_api.store.jobs import JobStore
@@ -60,18 +59,14 @@ class HealthWatch:
         self._executor = executor
         self._store = store
         self.stall_seconds = stall_seconds
-        self._periodic = Periodic("stall-watch", self._check)
-        # Used by the thread only.
+        # Used by :meth:`check` only.
         self._disk_failed = False
         self._stalled: set[str] = set()
 
-    def start(self) -> None:
-        """Start a thread that watches for stalled jobs."""
-        self._periodic.start(min(self.stall_seconds / TICKS_PER_STALL, MAX_TICK_SECONDS))
-
-    def close(self) -> None:
-        """End the thread."""
-        self._periodic.close()
+    @property
+    def tick_seconds(self) -> float:
+        """The pause between two calls of :meth:`check`."""
+        return min(self.stall_seconds / TICKS_PER_STALL, MAX_TICK_SECONDS)
 
     def health(self) -> Health:
         """The health of a service that is not stopping."""
@@ -112,7 +107,8 @@ class HealthWatch:
     def _is_stalled(self, live: ProgressSnapshot) -> bool:
         return live.idle_seconds > self.stall_seconds
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Log which jobs have stalled or go on, and whether the database can be written; call it from time to time."""
         self._check_disk()
         live = self._running.snapshots()
         stalled = {job_id for job_id, each in live.items() if self._is_stalled(each)}

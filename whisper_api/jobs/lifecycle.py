@@ -12,6 +12,7 @@ from whisper_api.access.audit import AuditTrail
 from whisper_api.access.keys import KeyRing
 from whisper_api.config import Config, LiveConfig
 from whisper_api.errors import DeviceLost, StorageError
+from whisper_api.jobs import revocations
 from whisper_api.jobs.admission import Reservations
 from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import JobEvents, event_of
@@ -23,10 +24,9 @@ from whisper_api.jobs.preload import RETRY_SECONDS, Preload
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention, remove_upload
-from whisper_api.jobs.revocations import Revocations
 from whisper_api.jobs.running import RunningJobs
 from whisper_api.jobs.traces import fail_trace
-from whisper_api.jobs.usage import UsageLog
+from whisper_api.jobs.usage import FLUSH_SECONDS, UsageLog
 from whisper_api.jobs.webhook_requests import Bodies
 from whisper_api.jobs.webhook_sender import WebhookSender
 from whisper_api.jobs.webhooks import Webhooks
@@ -131,14 +131,13 @@ class Lifecycle:
             max_attempts=config.max_job_attempts,
             retry_seconds=write_retry_seconds,
         )
-        self._revocations = Revocations(store, self._queue, self._running, self._after_cancel)
-        self._key_uses = Periodic("key-uses", self.keys.write_uses)
         self._watch = HealthWatch(self._running, self._preload, executor, store, config.stall_seconds)
         self._workers_lock = threading.Lock()
         # Guarded by _workers_lock:
         self._workers: list[threading.Thread] = []
         # Held while the service is started, stopped or closed.
         self._lock = threading.Lock()
+        self._periodic: list[Periodic] = []
         self._started = False
         self._draining = False
         self._stopped = False
@@ -171,14 +170,20 @@ class Lifecycle:
             self._started = True
             self.audit.start()
             self._retention.start(self._config.cleanup_interval_hours * 3600)
-            self._revocations.start()
-            self.usage.start()
-            self._key_uses.start(KEY_USES_SECONDS)
+            revoked = "jobs of revoked keys could not be canceled"
+            self._repeat("revocations", self.end_revoked, revocations.POLL_SECONDS, revoked)
+            self._repeat("usage", self.usage.write, FLUSH_SECONDS, "the usage of keys cannot be written")
+            self._repeat("key-uses", self.keys.write_uses, KEY_USES_SECONDS, "the last uses of keys are not written")
+            self._repeat("stall-watch", self._watch.check, self._watch.tick_seconds, "stalled jobs were not looked for")
             if self._config.enable_webhooks:
                 self._webhook_sender.start()
-            self._watch.start()
             self._preload.start()
             self._executor.on_engines(self._resize)
+
+    def _repeat(self, name: str, step: Callable[[], None], seconds: float, failure: str) -> None:
+        periodic = Periodic(name, step, failure)
+        self._periodic.append(periodic)
+        periodic.start(seconds)
 
     def end_revoked(self) -> None:
         """Cancel the jobs of revoked keys now, instead of some seconds later.
@@ -186,7 +191,7 @@ class Lifecycle:
         Raises:
             StorageError: the database cannot be used; it happens later.
         """
-        self._revocations.check()
+        revocations.end_revoked(self.store, self._queue, self._running, self._after_cancel)
 
     def on_fault(self, callback: Callable[[], None]) -> None:
         """Call a function, in any thread, when the device has failed. End the process then: no job runs in it."""
@@ -245,13 +250,12 @@ class Lifecycle:
             if self._closed:
                 return
             self._closed = True
-            self._watch.close()
             self._webhook_sender.close()
-            self._revocations.close()
-            self._key_uses.close()
-            self.keys.write_uses()
+            for each in self._periodic:
+                each.close()
             self._retention.close()
-            self.usage.close()
+            self.keys.write_uses()
+            self.usage.write()
             # In a thread, because a device that hangs must not keep the process from ending.
             closing = threading.Thread(target=self._executor.close, name="close", daemon=True)
             closing.start()
@@ -355,7 +359,7 @@ class Lifecycle:
             remove_upload(self._config.tmp_dir, job.job_id)
             fail_trace(self.tracing, job)
         # Before the queue is filled, because a key may have been revoked while no server ran.
-        self._revocations.check()
+        self.end_revoked()
         for job in self.store.in_state("Queued"):
             self._estimates.expect(job)
             self._queue.put(job.job_id, reserved=False)
@@ -375,6 +379,7 @@ class Lifecycle:
         self.metrics.job_ended("canceled")
         self.tracing.job_ended(job_id, "Canceled", {})
         self._estimates.forget(job_id)
+        self._deps.downloads.forget(job_id)
         remove_upload(self._config.tmp_dir, job_id)
         job = self.store.get(job_id)
         if job is not None:

@@ -196,39 +196,25 @@ class LocalExecutor:
             if self._store.can_download(name):
                 on_missing_model(name)
 
-        with self._downloads.watched(cancel, lambda: on_progress(last)):
-            engine = self._ready_engine()
-            try:
-                return engine.transcribe(
-                    audio,
-                    job.options,
-                    on_progress=report,
-                    on_partial=on_partial,
-                    known_speakers={
-                        **(voices or {}),
-                        # The job's own recording of a person comes before the stored voice.
-                        **{
-                            name: audio.with_name(f"speaker-{number}") for number, name in enumerate(job.known_speakers)
-                        },
-                    },
-                    cancel=cancel,
-                    hf_token=job.hf_token or None,
-                    on_missing_model=report_missing,
-                )
-            except EngineClosed:
-                self._replace(engine)
-                raise
+        recordings = {name: audio.with_name(f"speaker-{number}") for number, name in enumerate(job.known_speakers)}
+        with self._engine_for(cancel, lambda: on_progress(last)) as engine:
+            return engine.transcribe(
+                audio,
+                job.options,
+                on_progress=report,
+                on_partial=on_partial,
+                # The job's own recording of a person comes before the stored voice.
+                known_speakers={**(voices or {}), **recordings},
+                cancel=cancel,
+                hf_token=job.hf_token or None,
+                on_missing_model=report_missing,
+            )
 
     def enroll(self, recordings: Sequence[bytes]) -> VoiceEmbedding:
         """Compute a voice on the engine."""
         cancel = threading.Event()
-        with self._downloads.watched(cancel):
-            engine = self._ready_engine()
-            try:
-                return engine.enroll(*recordings, cancel=cancel)
-            except EngineClosed:
-                self._replace(engine)
-                raise
+        with self._engine_for(cancel) as engine:
+            return engine.enroll(*recordings, cancel=cancel)
 
     def close(self) -> None:
         """Close the engine. Jobs and downloads that still run end with EngineClosed."""
@@ -240,6 +226,17 @@ class LocalExecutor:
             engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
+
+    @contextlib.contextmanager
+    def _engine_for(self, cancel: threading.Event, on_download: Callable[[], None] = lambda: None) -> Iterator[Engine]:
+        """The engine for one call, made first if there is none; an engine that fails meanwhile is dropped."""
+        with self._downloads.watched(cancel, on_download):
+            engine = self._ready_engine()
+            try:
+                yield engine
+            except EngineClosed:
+                self._replace(engine)
+                raise
 
     def _load(self, load: Callable[[Engine], None]) -> None:
         from whisper_api.engine.audio.process import DECODERS

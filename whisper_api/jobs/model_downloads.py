@@ -14,9 +14,6 @@ from whisper_api.telemetry import Metrics
 
 log = logging.getLogger("whisper_api.jobs")
 
-# A download looks for its waiting jobs with this pause, and stops when the last of them was canceled.
-LOOK_SECONDS = 0.5
-
 
 class WaitsForModel(Exception):
     """A running job has to go back to the queue, because a model that it needs has to be downloaded first."""
@@ -93,8 +90,7 @@ class ModelDownloads:
             if self._closed:
                 download.cancel.set()
         log.info("job waits for a model", extra={"job_id": job.job_id, "model": download.name})
-        for target in (self._run, self._watch):
-            threading.Thread(target=target, args=(download,), name=f"download-{download.name}", daemon=True).start()
+        threading.Thread(target=self._run, args=(download,), name=f"download-{download.name}", daemon=True).start()
         return True
 
     def require(self, job: Job, name: str) -> None:
@@ -124,9 +120,13 @@ class ModelDownloads:
             return self._needs.get(job.job_id, _Needs()).given_up.get(whisper)
 
     def forget(self, job_id: str) -> None:
-        """Drop what is known of a job that has ended."""
+        """Drop what is known of a job that has ended, and stop a download for which no other job waits."""
         with self._lock:
             self._needs.pop(job_id, None)
+            for download in self._downloads.values():
+                download.job_ids.discard(job_id)
+                if not download.job_ids:
+                    download.cancel.set()
 
     def close(self) -> None:
         """Stop all downloads. The jobs stay in the queue."""
@@ -150,9 +150,6 @@ class ModelDownloads:
             del self._downloads[name, download.hf_token]
             download.cancel.set()
             for job_id in download.job_ids:
-                if self._queue.position(job_id) is None:
-                    self._needs.pop(job_id, None)
-                    continue
                 needs = self._needs[job_id]
                 needs.required = [each for each in needs.required if each != name]
                 # A job that comes after a canceled download begins another one.
@@ -160,10 +157,3 @@ class ModelDownloads:
                     needs.given_up[name] = failure
                 if not self._closed:
                     self._queue.release(job_id)
-
-    def _watch(self, download: _Download) -> None:
-        """Stop a download when no job waits for it any more."""
-        while not download.cancel.wait(LOOK_SECONDS):
-            with self._lock:
-                if not any(self._queue.position(job_id) for job_id in download.job_ids):
-                    download.cancel.set()

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
+from whisper_api.errors import StorageError
+
+log = logging.getLogger("whisper_api.jobs")
+
 
 class Periodic:
-    """Calls a function in a thread, again and again with the same pause.
+    """Calls a function in a thread, again and again with the same pause. Its errors are logged.
 
     Args:
         name: name of the thread.
-        step: the function; it handles its own errors.
+        step: the function.
+        failure: what could not be done, for the log.
     """
 
-    def __init__(self, name: str, step: Callable[[], None]) -> None:
+    def __init__(self, name: str, step: Callable[[], None], failure: str) -> None:
         self._step = step
+        self._failure = failure
         self._closing = threading.Event()
         self._seconds = 0.0
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
@@ -37,4 +44,12 @@ class Periodic:
 
     def _loop(self) -> None:
         while not self._closing.wait(self._seconds):
+            self._call()
+
+    def _call(self) -> None:
+        try:
             self._step()
+        except StorageError as error:
+            log.error("%s: %s", self._failure, error)
+        except Exception:
+            log.exception("%s", self._failure)

@@ -29,6 +29,9 @@ class Preload:
         retry_seconds: pauses after the first failure, the second and so on; the last pause repeats.
         idle: returns whether no job waits or runs.
         on_device_lost: called when the device has failed. There is no further attempt then.
+
+    Attributes:
+        failure: why the executor is not ready, and what to do; empty when it is ready or the first attempt still runs.
     """
 
     def __init__(
@@ -47,9 +50,7 @@ class Preload:
         self._closed = threading.Event()
         self._warm = threading.Event()
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
-        # Guarded by _lock:
-        self._failure = ""
+        self.failure = ""
 
     def start(self) -> None:
         """Start the thread."""
@@ -60,12 +61,6 @@ class Preload:
     def tried(self) -> bool:
         """Whether the first attempt has ended, successfully or not."""
         return self._tried.is_set()
-
-    @property
-    def failure(self) -> str:
-        """Why the executor is not ready, and what to do; empty when it is ready or the first attempt still runs."""
-        with self._lock:
-            return self._failure
 
     @property
     def warming_up(self) -> bool:
@@ -80,7 +75,7 @@ class Preload:
         """Note that a job has run, which proves that the executor is ready."""
         if self.failure:
             log.info("models ready")
-        self._set_failure("")
+        self.failure = ""
         self._enough.set()
 
     def close(self) -> None:
@@ -139,11 +134,7 @@ class Preload:
             return
         known = isinstance(error, (ModelError, DeviceError))
         log.error("models not ready: %s", error, exc_info=None if known else error)
-        self._set_failure(f"The models cannot be loaded: {_advice(error)} The server tries again from time to time.")
-
-    def _set_failure(self, failure: str) -> None:
-        with self._lock:
-            self._failure = failure
+        self.failure = f"The models cannot be loaded: {_advice(error)} The server tries again from time to time."
 
 
 def _advice(error: BaseException) -> str:

@@ -13,12 +13,11 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from whisper_api.errors import StorageError
 from whisper_api.jobs.periodic import Periodic
 from whisper_api.store.jobs import JobStore
 
@@ -75,7 +74,8 @@ class Retention:
         self._uploads_dir = uploads_dir
         self.retention_seconds = retention_seconds
         self.grace_seconds = grace_seconds
-        self._periodic = Periodic("retention", self._remove_and_wipe)
+        failure = "expired jobs and results could not be removed"
+        self._periodic = Periodic("retention", self._remove_and_wipe, failure)
         # Used by the thread only: the times of sweeps, the time since when the write-ahead log could not be emptied,
         # and whether that was logged.
         self._interval = self._next_sweep = math.inf
@@ -132,20 +132,15 @@ class Retention:
         self._periodic.close()
 
     def _remove_and_wipe(self) -> None:
-        steps: list[Callable[[], object]] = [self._remove_orphans, lambda: self._remove_results(time.time())]
-        if time.monotonic() >= self._next_sweep:
-            self._next_sweep = time.monotonic() + self._interval
-            steps = [lambda: self.sweep(time.time())]
-        for step in (*steps, self.wipe):
-            self._try(step)
-
-    def _try(self, step: Callable[[], object]) -> None:
         try:
-            step()
-        except StorageError as error:
-            log.error("expired jobs and results could not be removed: %s", error)
-        except Exception:
-            log.exception("expired jobs and results could not be removed")
+            if time.monotonic() >= self._next_sweep:
+                self._next_sweep = time.monotonic() + self._interval
+                self.sweep(time.time())
+            else:
+                self._remove_orphans()
+                self._remove_results(time.time())
+        finally:
+            self.wipe()
 
     def wipe(self) -> None:
         """Remove deleted text from the database's log; warn once when another program prevents this for long."""

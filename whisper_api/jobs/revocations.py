@@ -6,9 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from whisper_api.errors import StorageError
 from whisper_api.job_values import JobState
-from whisper_api.jobs.periodic import Periodic
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.running import RunningJobs
 from whisper_api.store.jobs import JobStore
@@ -21,69 +19,42 @@ EXPIRED = "The key that submitted this job has expired"
 POLL_SECONDS = 2.0
 
 
-class Revocations:
-    """Revokes the keys that have expired, cancels the jobs of revoked keys, and deletes their vocabularies.
+def end_revoked(
+    store: JobStore, queue: JobQueue, running_jobs: RunningJobs, on_canceled: Callable[[str], None]
+) -> None:
+    """Revoke expired keys, cancel all unfinished jobs of revoked keys, and delete the vocabularies of these keys.
 
     Running jobs end too, because no caller may fetch their results.
 
     Args:
         store: the store of keys and jobs.
         queue: the waiting jobs.
-        running: the running jobs.
+        running_jobs: the running jobs.
         on_canceled: called with the id of a canceled job that no worker runs. A worker cleans up after its own job.
+
+    Raises:
+        StorageError: the database cannot be used; the next call goes on.
     """
+    store.expire_keys(time.time())
+    jobs = {job_id: EXPIRED if expired else REASON for job_id, expired in store.jobs_of_revoked_keys()}
+    # Waiting jobs first, because the end of a running job would let the next waiting job start.
+    for job_id, reason in jobs.items():
+        if _canceled(store, job_id, "Queued", reason):
+            queue.remove(job_id)
+            on_canceled(job_id)
+    for job_id, reason in jobs.items():
+        running = running_jobs.get(job_id)
+        worked = 0.0 if running is None else running_jobs.worked(running)
+        if _canceled(store, job_id, "Processing", reason, worked):
+            if running is None:
+                on_canceled(job_id)
+            else:
+                running_jobs.ask(running, "cancel")
+    store.delete_vocabularies_of_revoked_keys()
 
-    def __init__(
-        self, store: JobStore, queue: JobQueue, running: RunningJobs, on_canceled: Callable[[str], None]
-    ) -> None:
-        self._store = store
-        self._queue = queue
-        self._running = running
-        self._on_canceled = on_canceled
-        self._periodic = Periodic("revocations", self._try)
 
-    def start(self) -> None:
-        """Start a thread that looks for revoked keys from time to time."""
-        self._periodic.start(POLL_SECONDS)
-
-    def close(self) -> None:
-        """End the thread."""
-        self._periodic.close()
-
-    def check(self) -> None:
-        """Revoke expired keys, cancel all unfinished jobs of revoked keys, and delete the vocabularies of these keys.
-
-        Raises:
-            StorageError: the database cannot be used; the next call goes on.
-        """
-        self._store.expire_keys(time.time())
-        jobs = {job_id: EXPIRED if expired else REASON for job_id, expired in self._store.jobs_of_revoked_keys()}
-        # Waiting jobs first, because the end of a running job would let the next waiting job start.
-        for job_id, reason in jobs.items():
-            # This method cleans up after a job that waited; a worker only cleans up after its own job.
-            if self._canceled(job_id, "Queued", reason):
-                self._queue.remove(job_id)
-                self._on_canceled(job_id)
-        for job_id, reason in jobs.items():
-            running = self._running.get(job_id)
-            worked = 0.0 if running is None else self._running.worked(running)
-            if self._canceled(job_id, "Processing", reason, worked):
-                if running is None:
-                    self._on_canceled(job_id)
-                else:
-                    self._running.ask(running, "cancel")
-        self._store.delete_vocabularies_of_revoked_keys()
-
-    def _canceled(self, job_id: str, state: JobState, reason: str, worked: float = 0.0) -> bool:
-        if not self._store.cancel(job_id, time.time(), states=(state,), reason=reason, compute_seconds=worked):
-            return False
-        log.warning("job canceled: its key was revoked or has expired", extra={"job_id": job_id})
-        return True
-
-    def _try(self) -> None:
-        try:
-            self.check()
-        except StorageError as error:
-            log.error("jobs of revoked keys could not be canceled: %s", error)
-        except Exception:
-            log.exception("jobs of revoked keys could not be canceled")
+def _canceled(store: JobStore, job_id: str, state: JobState, reason: str, worked: float = 0.0) -> bool:
+    if not store.cancel(job_id, time.time(), states=(state,), reason=reason, compute_seconds=worked):
+        return False
+    log.warning("job canceled: its key was revoked or has expired", extra={"job_id": job_id})
+    return True

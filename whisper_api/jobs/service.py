@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from whisper_api import errors
 from whisper_api.config import Config
@@ -19,13 +19,13 @@ from whisper_api.jobs.local_executor import EXECUTORS
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import RunningJob
 from whisper_api.jobs.speakers import KnownSpeakers
-from whisper_api.jobs.statuses import status_of
 from whisper_api.jobs.traces import traced
 from whisper_api.jobs.vocabularies import Vocabularies
 from whisper_api.jobs.webhooks import Webhooks
 from whisper_api.options import TranscriptionOptions
 from whisper_api.outbound.connecting import hosts_in
-from whisper_api.schema import Transcript
+from whisper_api.records import made_of
+from whisper_api.schema import Stage, Transcript
 from whisper_api.store.job_search import ALL_JOBS, JobFilter, page_of
 from whisper_api.store.jobs import DATABASE_NAME, AlreadyThere, JobStore
 from whisper_api.store.rows import Job
@@ -189,16 +189,7 @@ class JobService(Lifecycle):
             job_id: id of the job.
             owner: owner whose jobs the caller may see; None for all.
         """
-        job = self._job(job_id, owner)
-        position = eta = None
-        running = self._running.snapshots()
-        if job.state == "Queued":
-            positions = self._queue.positions()
-            position = positions.get(job_id, 1)
-            eta = self._estimates.of_queued(job_id, positions, running)
-        elif job.state == "Processing" and job_id in running:
-            eta = self._estimates.of_running(job_id, running[job_id])
-        return status_of(job, running, self._queue.held(), position, eta)
+        return self._statuses([self._job(job_id, owner)], estimated=True)[0]
 
     def list_jobs(
         self, owner: str | None, filter: JobFilter = ALL_JOBS, *, limit: int = 50, after: str | None = None
@@ -220,12 +211,47 @@ class JobService(Lifecycle):
         if filter.metadata_value is not None and filter.metadata_key is None:
             raise errors.InvalidOption("metadata_value", "needs metadata_key, the key of the value")
         page, cursor = page_of(functools.partial(self.store.page, owner, filter), limit, after)
-        positions, running, held = self._queue.positions(), self._running.snapshots(), self._queue.held()
-        statuses = [
-            status_of(job, running, held, positions.get(job.job_id, 1) if job.state == "Queued" else None, None)
-            for job in page
-        ]
-        return statuses, cursor
+        return self._statuses(page, estimated=False), cursor
+
+    def _statuses(self, jobs: Sequence[Job], *, estimated: bool) -> list[JobStatus]:
+        """The statuses of jobs, made of their rows and of what waits and runs now.
+
+        Args:
+            jobs: the jobs.
+            estimated: whether to estimate when they end.
+        """
+        running, held = self._running.snapshots(), self._queue.held()
+        positions = self._queue.positions() if any(job.state == "Queued" for job in jobs) else {}
+        found = []
+        for job in jobs:
+            stage: Stage | None = None
+            progress = position = eta = None
+            live = running.get(job.job_id)
+            match job.state:
+                case "Completed":
+                    stage, progress = "done", 1.0
+                case "Queued":
+                    stage, progress = "download" if job.job_id in held else None, 0.0
+                    position = positions.get(job.job_id, 1)
+                    eta = self._estimates.of_queued(job.job_id, positions, running) if estimated else None
+                case "Processing":
+                    progress = 0.0
+                    if live is not None:
+                        stage, progress = live.progress.stage, live.progress.fraction
+                        eta = self._estimates.of_running(job.job_id, live) if estimated else None
+            status = made_of(
+                job,
+                JobStatus,
+                status=job.state,
+                queue_position=position,
+                progress=progress,
+                stage=stage,
+                eta_seconds=None if eta is None else round(eta, 1),
+                error=job.error if job.state in ("Failed", "Canceled") else None,
+                result_gone=job.state == "Completed" and not job.has_result,
+            )
+            found.append(status)
+        return found
 
     def result(self, job_id: str, owner: str | None) -> tuple[Job, Transcript]:
         """A job and its transcript, with the corrections applied.

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from whisper_api.errors import DeviceLost, EngineClosed, InvalidAudio, InvalidOption, SpeakerLimit, SpeakerNotFound
 from whisper_api.jobs.executor import Executor
-from whisper_api.records import made_of, rfc3339
+from whisper_api.records import made_of
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.speakers import KnownVoice
 from whisper_api.voices import Speaker, VoiceEmbedding, checked_name
@@ -196,7 +196,5 @@ def _shown(speaker: KnownVoice, warnings: tuple[str, ...] = ()) -> Speaker:
         model_revision=speaker.voice.revision,
         samples=len(speaker.voice.samples),
         seconds=round(speaker.voice.seconds, 1),
-        created_at=rfc3339(speaker.created_at),
-        updated_at=rfc3339(speaker.updated_at),
         warnings=warnings,
     )

@@ -12,7 +12,6 @@ from datetime import date, datetime, timedelta, timezone
 from whisper_api.access.quotas import Quotas, charged_seconds
 from whisper_api.config import Config
 from whisper_api.errors import InvalidOption, QuotaExceeded, StorageError
-from whisper_api.jobs.periodic import Periodic
 from whisper_api.records import made_of
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.rows import JobRequest
@@ -48,7 +47,6 @@ class UsageLog:
         # Guarded by _lock; owner and day since 1970 to requests:
         self._requests: Counter[tuple[str, int]] = Counter()
         self._pruned = ""
-        self._periodic = Periodic("usage", self._flush_and_prune)
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -61,15 +59,6 @@ class UsageLog:
         self.records = config.usage_retention_days > 0
         self._days = config.usage_retention_days
         self._longest = config.max_audio_seconds
-
-    def start(self) -> None:
-        """Start the thread that writes counted requests and deletes what is too old."""
-        self._periodic.start(FLUSH_SECONDS)
-
-    def close(self) -> None:
-        """End the thread, and write what was counted."""
-        self._periodic.close()
-        self._flush_and_prune()
 
     def count_request(self, owner: str) -> None:
         """Count a request. Touches no disk.
@@ -154,7 +143,8 @@ class UsageLog:
     def _quota_uses(self, owner: str) -> tuple[QuotaUse, ...]:
         return tuple(made_of(each, QuotaUse) for each in self.quotas.standings(owner))
 
-    def _flush_and_prune(self) -> None:
+    def write(self) -> None:
+        """Write the counted requests, and delete what is too old; call it from time to time."""
         try:
             self.flush()
             self._prune()

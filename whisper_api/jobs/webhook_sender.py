@@ -1,4 +1,4 @@
-"""Sends webhook deliveries: in threads that end when there was nothing to send for a while.
+"""Sends webhook deliveries in threads. While nothing is due, one thread waits and the others end.
 
 Each attempt is a POST to an address that was checked as those of ``url`` are, and stays within a time. A delivery is
 tried again after the pauses that Standard Webhooks names, about three days in all, and varied, so that deliveries which
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import math
 import random
 import threading
 import time
@@ -38,10 +37,8 @@ THREADS = 16
 # Of the threads, a receiver may hold so many, and a key with several receivers so many.
 PER_TARGET = 2
 PER_OWNER = 8
-# One thread without a delivery waits this long for the next one: starting a thread costs more than waking one.
-IDLE_SECONDS = 10.0
-# The clock may be set while a timer waits.
-LONGEST_TIMER_SECONDS = 600.0
+# The clock may be set while a thread waits.
+LONGEST_WAIT_SECONDS = 600.0
 RETRY_SECONDS = 3.0
 # Attempts that have begun may take this long when the service is closed; then their connections are broken.
 CLOSE_SECONDS = 1.0
@@ -75,7 +72,6 @@ class WebhookSender:
         secrets_of: returns the secrets that sign a delivery.
         private_hosts: hosts whose addresses need not be public.
         clock: returns seconds since 1970.
-        idle_seconds: how long a thread waits for the next delivery before it ends; None for ``IDLE_SECONDS``.
     """
 
     def __init__(
@@ -87,7 +83,6 @@ class WebhookSender:
         *,
         private_hosts: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.time,
-        idle_seconds: float | None = None,
     ) -> None:
         self._store = store
         self._metrics = metrics
@@ -95,7 +90,6 @@ class WebhookSender:
         self._secrets_of = secrets_of
         self._requests = WebhookRequests(private_hosts, clock)
         self._clock = clock
-        self._idle_seconds = IDLE_SECONDS if idle_seconds is None else idle_seconds
         # Held while a delivery is chosen, so that no two threads choose the same. Held before _lock.
         self._choosing = threading.Lock()
         self._lock = threading.Lock()
@@ -105,9 +99,6 @@ class WebhookSender:
         self._calls = 0
         self._idles = False
         self._threads: set[threading.Thread] = set()
-        self._timer: threading.Timer | None = None
-        self._timer_at = math.inf
-        self._timers = 0
         self._active: dict[int, Delivery] = {}
         self._closing = threading.Event()
 
@@ -121,24 +112,26 @@ class WebhookSender:
         """Look for due deliveries in a thread. Does not block."""
         with self._lock:
             self._calls += 1
-            if self._idles:
-                self._idles = False
-                self._called.notify()
-            else:
+            if not self._call_idle():
                 self._add_thread()
 
     def close(self) -> None:
         """End the threads. Attempts that have not ended are made again by the next process."""
         with self._lock:
             self._open = False
-            self._called.notify()
-            self._stop_timer()
+            self._call_idle()
             threads = list(self._threads)
         _join(threads, CLOSE_SECONDS)
         self._closing.set()
         self._requests.close()
         # A thread that looks up a name may take longer. It finds the sender closed then.
         _join(threads, RETRY_SECONDS)
+
+    def _call_idle(self) -> bool:
+        """Let the thread that waits look for deliveries; False when none waits. Needs _lock."""
+        idles, self._idles = self._idles, False
+        self._called.notify()
+        return idles
 
     def _add_thread(self) -> None:
         """Start one more thread, if there may be one more. Needs _lock."""
@@ -148,11 +141,10 @@ class WebhookSender:
             thread.start()
 
     def _run(self) -> None:
-        """Make attempts until nothing is due, and nothing comes for a while."""
-        rested = False
+        """Make attempts. Of the threads without one, one waits for the next, and the others end."""
         while True:
             with self._lock:
-                calls, timers = self._calls, self._timers
+                calls = self._calls
             now = self._clock()
             due: float | None = None
             try:
@@ -167,18 +159,15 @@ class WebhookSender:
                     # A call that found all threads at work counts on one of them to look again.
                     if calls != self._calls and self._open:
                         continue
-                    if not rested and not self._idles and self._open:
-                        self._wait_for_call(due, now)
-                        rested = True
-                        continue
-                    self._threads.discard(threading.current_thread())
-                    if due is not None:
-                        self._set_timer(due - now)
-                    elif timers == self._timers:
-                        # Set before the look, so nothing needs this timer. A thread at work sets its own at its end.
-                        self._stop_timer()
-                    return
-            rested = False
+                    # The thread that waits looks again, since this one may have left something that is due sooner.
+                    if self._call_idle() or not self._open:
+                        self._threads.discard(threading.current_thread())
+                        return
+                    self._idles = True
+                    seconds = LONGEST_WAIT_SECONDS if due is None else min(LONGEST_WAIT_SECONDS, due - now)
+                    if not self._called.wait(seconds):
+                        self._idles = False
+                continue
             try:
                 self._attempt(delivery)
             except Exception:
@@ -188,12 +177,6 @@ class WebhookSender:
             finally:
                 with self._lock:
                     del self._active[delivery.seq]
-
-    def _wait_for_call(self, due: float | None, now: float) -> None:
-        """Wait until :meth:`wake` is called, or an attempt is due, but not for long. Needs _lock."""
-        self._idles = True
-        self._called.wait(self._idle_seconds if due is None else min(self._idle_seconds, max(0.0, due - now)))
-        self._idles = False
 
     def _choose(self, now: float) -> Delivery | None:
         """A due delivery whose receiver and owner may have one more thread; another thread looks for the next one."""
@@ -298,31 +281,6 @@ class WebhookSender:
                 log.error("the outcome of a webhook delivery cannot be stored: %s", error)
             if self._closing.wait(RETRY_SECONDS):
                 return
-
-    def _set_timer(self, seconds: float) -> None:
-        """Wake after a time, or when the present timer ends, if that is sooner. Needs _lock."""
-        seconds = min(max(0.0, seconds), LONGEST_TIMER_SECONDS)
-        if self._open and time.monotonic() + seconds < self._timer_at:
-            self._stop_timer()
-            self._timer_at = time.monotonic() + seconds
-            self._timers += 1
-            self._timer = threading.Timer(seconds, self._end_timer)
-            self._timer.name = "webhooks"
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _end_timer(self) -> None:
-        with self._lock:
-            # A timer that was replaced may end late; it does no harm to look then, too.
-            if threading.current_thread() is self._timer:
-                self._timer, self._timer_at = None, math.inf
-        self.wake()
-
-    def _stop_timer(self) -> None:
-        self._timer_at = math.inf
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 def _join(threads: Iterable[threading.Thread], seconds: float) -> None:

@@ -19,7 +19,7 @@ from whisper_api.errors import InvalidOption
 from whisper_api.outbound.addresses import is_public
 from whisper_api.outbound.connecting import LOOKUP_SECONDS, Connector, ConnectRules, NotReachable
 from whisper_api.outbound.urls import UrlRefused, host_of, target_of
-from whisper_api.records import made_of, rfc3339, rfc3339_or_none
+from whisper_api.records import made_of, rfc3339
 from whisper_api.store.deliveries import Delivery, DeliveryFilter
 from whisper_api.store.job_search import page_of
 from whisper_api.store.jobs import JobStore
@@ -286,8 +286,7 @@ def checked_url(field: str, url: str, private_hosts: Collection[str]) -> str:
 
 
 def _shown_endpoint(endpoint: Endpoint) -> WebhookEndpoint:
-    times = {"created_at": rfc3339(endpoint.created_at), "updated_at": rfc3339(endpoint.updated_at)}
-    return made_of(endpoint, WebhookEndpoint, **times)
+    return made_of(endpoint, WebhookEndpoint)
 
 
 def _shown_secret(pair: SecretPair) -> WebhookSecret:
@@ -296,13 +295,5 @@ def _shown_secret(pair: SecretPair) -> WebhookSecret:
 
 
 def _shown_delivery(delivery: Delivery) -> WebhookDelivery:
-    return made_of(
-        delivery,
-        WebhookDelivery,
-        # Not the address of an endpoint, which is its key's own: an administrator sees deliveries of all keys.
-        url=None if delivery.address is None else delivery.address.url,
-        created_at=rfc3339(delivery.created_at),
-        last_attempt_at=rfc3339_or_none(delivery.last_attempt_at),
-        next_attempt_at=rfc3339_or_none(delivery.next_attempt_at),
-        ended_at=rfc3339_or_none(delivery.ended_at),
-    )
+    # Not the address of an endpoint, which is its key's own: an administrator sees deliveries of all keys.
+    return made_of(delivery, WebhookDelivery, url=None if delivery.address is None else delivery.address.url)

@@ -22,16 +22,13 @@ from whisper_api.server.middleware.access_log import AccessLog, ErrorAnswers
 from whisper_api.server.middleware.auth import Authentication, LocalCallers
 from whisper_api.server.middleware.cors import AllowedOrigins, CrossOrigin
 from whisper_api.server.middleware.proxies import BehindProxy, TrustedAddresses, root_path_of
-from whisper_api.server.middleware.tracing import TracedRequests
 from whisper_api.server.middleware.upgrades import NoWebSockets
 from whisper_api.server.openai.errors import error_response
-from whisper_api.server.resource import Resource
+from whisper_api.server.operations import Resource
 from whisper_api.server.responses.delivery import LingeringClose
 from whisper_api.server.responses.problems import ErrorHandler, handler, problem_response
 from whisper_api.server.routes import (
     asr,
-    audit,
-    corrections,
     docs,
     events,
     health,
@@ -40,78 +37,77 @@ from whisper_api.server.routes import (
     languages,
     openai,
     page,
+    reports,
     speakers,
     status,
     transcription,
-    usage,
     vocabularies,
     webhooks,
 )
 from whisper_api.server.sockets import only_local
 from whisper_api.server.state import ServerState
-from whisper_api.telemetry import exporters_wanted
 
 if TYPE_CHECKING:
     from whisper_api.jobs.executor import Executor
     from whisper_api.jobs.service import JobService
 
 NATIVE_ROUTES = {
-    "/": Resource({"GET": page.PAGE}),
-    "/assets/{name}": Resource({"GET": page.ASSET}),
-    "/transcribe": Resource({"POST": transcription.SUBMIT}),
-    "/transcription": Resource({"POST": transcription.SUBMIT}),
-    "/transcription/{job_id}": Resource({"GET": jobs.STATUS, "DELETE": jobs.CANCEL}),
-    "/transcription/{job_id}/result": Resource({"GET": jobs.RESULT}),
-    "/transcription/{job_id}/events": Resource({"GET": events.EVENTS}),
-    "/transcription/{job_id}/corrections": Resource({"GET": corrections.CORRECTIONS, "PUT": corrections.CORRECT}),
-    "/transcriptions": Resource({"GET": jobs.JOBS, "POST": transcription.SUBMIT_SEVERAL}),
-    "/speakers": Resource({"GET": speakers.SPEAKERS, "POST": speakers.ENROLL}),
-    "/speakers/{speaker_id}": Resource({"GET": speakers.SPEAKER, "PATCH": speakers.RENAME, "DELETE": speakers.DELETE}),
-    "/speakers/{speaker_id}/samples": Resource({"POST": speakers.ADD_SAMPLES}),
-    "/asr": Resource({"POST": asr.ASR}),
-    "/detect-language": Resource({"POST": languages.DETECT}),
-    "/vocabularies": Resource({"GET": vocabularies.LIST}),
+    "/": Resource({"GET": page.page}),
+    "/assets/{name}": Resource({"GET": page.asset}),
+    "/transcribe": Resource({"POST": transcription.submit}),
+    "/transcription": Resource({"POST": transcription.submit}),
+    "/transcription/{job_id}": Resource({"GET": jobs.status, "DELETE": jobs.cancel}),
+    "/transcription/{job_id}/result": Resource({"GET": jobs.result}),
+    "/transcription/{job_id}/events": Resource({"GET": events.events}),
+    "/transcription/{job_id}/corrections": Resource({"GET": jobs.corrections, "PUT": jobs.correct}),
+    "/transcriptions": Resource({"GET": jobs.jobs, "POST": transcription.submit_several}),
+    "/speakers": Resource({"GET": speakers.speakers, "POST": speakers.enroll}),
+    "/speakers/{speaker_id}": Resource({"GET": speakers.speaker, "PATCH": speakers.rename, "DELETE": speakers.delete}),
+    "/speakers/{speaker_id}/samples": Resource({"POST": speakers.add_samples}),
+    "/asr": Resource({"POST": asr.asr}),
+    "/detect-language": Resource({"POST": languages.detect}),
+    "/vocabularies": Resource({"GET": vocabularies.list_all}),
     "/vocabularies/{name}": Resource(
-        {"GET": vocabularies.READ, "PUT": vocabularies.PUT, "DELETE": vocabularies.DELETE}
+        {"GET": vocabularies.read, "PUT": vocabularies.put, "DELETE": vocabularies.delete}
     ),
-    "/webhooks": Resource({"GET": webhooks.LIST, "POST": webhooks.CREATE}),
+    "/webhooks": Resource({"GET": webhooks.list_all, "POST": webhooks.create}),
     # Before the addresses of endpoints.
-    "/webhooks/secret": Resource({"GET": webhooks.OWN_SECRET}),
-    "/webhooks/secret/rotate": Resource({"POST": webhooks.ROTATE_OWN}),
-    "/webhooks/deliveries": Resource({"GET": webhooks.DELIVERIES}),
-    "/webhooks/deliveries/{delivery_id}": Resource({"GET": webhooks.DELIVERY}),
-    "/webhooks/deliveries/{delivery_id}/resend": Resource({"POST": webhooks.RESEND}),
-    "/webhooks/{endpoint_id}": Resource({"GET": webhooks.READ, "PATCH": webhooks.CHANGE, "DELETE": webhooks.DELETE}),
-    "/webhooks/{endpoint_id}/secret": Resource({"GET": webhooks.SECRET}),
-    "/webhooks/{endpoint_id}/secret/rotate": Resource({"POST": webhooks.ROTATE}),
-    "/webhooks/{endpoint_id}/test": Resource({"POST": webhooks.TEST}),
-    "/admin/audit": Resource({"GET": audit.AUDIT}),
-    "/admin/keys": Resource({"GET": keys.LIST, "POST": keys.CREATE}),
-    "/admin/keys/{key_id}": Resource({"GET": keys.SHOW, "PATCH": keys.CHANGE, "DELETE": keys.REVOKE}),
-    "/admin/keys/{key_id}/rotate": Resource({"POST": keys.ROTATE}),
-    "/usage": Resource({"GET": usage.OWN}),
-    "/admin/usage": Resource({"GET": usage.ALL}),
-    "/status": Resource({"GET": status.STATUS}),
-    "/events/check": Resource({"GET": events.CHECK}),
-    "/metrics": Resource({"GET": health.METRICS}),
-    "/livez": Resource({"GET": health.LIVEZ}),
-    "/readyz": Resource({"GET": health.READYZ}),
-    "/health": Resource({"GET": health.READYZ}),
-    "/openapi.json": Resource({"GET": docs.DESCRIPTION}),
-    "/docs": Resource({"GET": docs.PAGE}),
+    "/webhooks/secret": Resource({"GET": webhooks.own_secret}),
+    "/webhooks/secret/rotate": Resource({"POST": webhooks.rotate_own}),
+    "/webhooks/deliveries": Resource({"GET": webhooks.deliveries}),
+    "/webhooks/deliveries/{delivery_id}": Resource({"GET": webhooks.delivery}),
+    "/webhooks/deliveries/{delivery_id}/resend": Resource({"POST": webhooks.resend}),
+    "/webhooks/{endpoint_id}": Resource({"GET": webhooks.read, "PATCH": webhooks.change, "DELETE": webhooks.delete}),
+    "/webhooks/{endpoint_id}/secret": Resource({"GET": webhooks.secret}),
+    "/webhooks/{endpoint_id}/secret/rotate": Resource({"POST": webhooks.rotate}),
+    "/webhooks/{endpoint_id}/test": Resource({"POST": webhooks.test}),
+    "/admin/audit": Resource({"GET": reports.audit}),
+    "/admin/keys": Resource({"GET": keys.keys, "POST": keys.create_key}),
+    "/admin/keys/{key_id}": Resource({"GET": keys.key, "PATCH": keys.change_key, "DELETE": keys.revoke_key}),
+    "/admin/keys/{key_id}/rotate": Resource({"POST": keys.rotate_key}),
+    "/usage": Resource({"GET": reports.own}),
+    "/admin/usage": Resource({"GET": reports.all_keys}),
+    "/status": Resource({"GET": status.server_status}),
+    "/events/check": Resource({"GET": events.check}),
+    "/metrics": Resource({"GET": health.metrics}),
+    "/livez": Resource({"GET": health.livez}),
+    "/readyz": Resource({"GET": health.readyz}),
+    "/health": Resource({"GET": health.readyz}),
+    "/openapi.json": Resource({"GET": docs.openapi}),
+    "/docs": Resource({"GET": docs.docs}),
 }
 MODEL_ROUTES = {
-    "/models": Resource({"GET": openai.MODELS}),
-    "/models/{id:path}": Resource({"GET": openai.MODEL}),
+    "/models": Resource({"GET": openai.models}),
+    "/models/{id:path}": Resource({"GET": openai.model}),
 }
 OPENAI_ROUTES = {
-    "/audio/transcriptions": Resource({"POST": openai.TRANSCRIBE}),
-    "/audio/translations": Resource({"POST": openai.TRANSLATE}),
+    "/audio/transcriptions": Resource({"POST": openai.transcribe}),
+    "/audio/translations": Resource({"POST": openai.translate}),
     **MODEL_ROUTES,
 }
 AZURE_ROUTES = {
-    "/deployments/{deployment}/audio/transcriptions": Resource({"POST": openai.TRANSCRIBE_DEPLOYMENT}),
-    "/deployments/{deployment}/audio/translations": Resource({"POST": openai.TRANSLATE_DEPLOYMENT}),
+    "/deployments/{deployment}/audio/transcriptions": Resource({"POST": openai.transcribe_deployment}),
+    "/deployments/{deployment}/audio/translations": Resource({"POST": openai.translate_deployment}),
     **MODEL_ROUTES,
 }
 # Prefix to OpenAI's routes under it; the first prefix that matches a path counts. Clients of Azure's newer API use
@@ -156,11 +152,8 @@ def create_app(
         Middleware(AccessLog, templates=TEMPLATES),
         Middleware(BehindProxy, config=config),
         Middleware(LingeringClose),
+        Middleware(CrossOrigin, allowed=origins),
     ]
-    if exporters_wanted() if service is None else service.tracing.on:
-        # Around the access log, whose line has the ids of the span.
-        layers.insert(0, Middleware(TracedRequests, templates=TEMPLATES))
-    layers += [Middleware(CrossOrigin, allowed=origins)]
     admit = Middleware(LocalCallers, config=config, allowed=origins, insecure=insecure, logged=set())
     if config.enable_authorization:
         admit = Middleware(Authentication)

@@ -14,21 +14,11 @@ from whisper_api.server.middleware.proxies import client_address
 from whisper_api.server.responses.problems import CODE
 from whisper_api.server.state import ServerState, blocking, state_in
 
-# Keys of an ASGI scope: the action of the operation, and the ids of what it acts on.
+# Keys of an ASGI scope: the action with which the request is recorded, and the ids of what it acts on.
 ACTION = "whisper_api.audit_action"
 TARGETS = "whisper_api.audit_targets"
 # The status that nginx logs when the client closes the connection before the response. It is never sent.
 CLIENT_GONE = 499
-
-
-def begin(scope: Scope, action: Action) -> None:
-    """Have a request recorded when its response begins.
-
-    Args:
-        scope: scope of the request.
-        action: the action of the operation.
-    """
-    scope[ACTION] = action
 
 
 def note(request: Request, *targets: str, action: Action | None = None) -> None:

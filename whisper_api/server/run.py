@@ -1,4 +1,7 @@
-"""Runs the server: in the main thread of a process (:func:`serve`), or in a thread (:class:`Server`)."""
+"""Runs the server: in the main thread of a process (:func:`serve`), or in a thread (:class:`Server`).
+
+Reads the configuration of a running server again when that is asked for.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,30 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from whisper_api.config import Config
+from whisper_api.config import Change, Config, LiveConfig, Loaded
 from whisper_api.errors import ConfigError, ForkedProcess
 from whisper_api.logs import Repeats, set_level
-from whisper_api.server.reloading import LoadConfig, reload_when_asked
 from whisper_api.server.signals import Asked, signals_handled
 from whisper_api.server.sockets import listen, only_local, url_of
 from whisper_api.server.systemd import Supervisor
 
 if TYPE_CHECKING:
+    from whisper_api.server.connections import Connections
     from whisper_api.server.state import ServerState
+
 
 log = logging.getLogger(__name__)
 log.addFilter(Repeats())
+# Only the operator causes these lines, so none is left out.
+reload_log = logging.getLogger("whisper_api.server.reloading")
+
+LoadConfig = Callable[[], Loaded]
 
 FIRST_KEY_NAME = "admin"
 # Open responses have this long to end after the last job has stopped.
@@ -280,3 +289,59 @@ def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
         log.warning("%s", context.get("message", "an error on the event loop"))
     else:
         log_lost(error)
+
+
+async def reload_when_asked(
+    reload: Asked, load: LoadConfig, settings: LiveConfig, supervisor: Supervisor, connections: Sequence[Connections]
+) -> None:
+    """Read the configuration again whenever that is asked for, until the task is canceled.
+
+    Args:
+        reload: the request to do so.
+        load: reads the configuration.
+        settings: the configuration in force.
+        supervisor: hears of the reload and of its end.
+        connections: read their certificate again.
+    """
+    while True:
+        await reload.wait()
+        reload.asked = False
+        supervisor.report("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            await _reload(load, settings, connections)
+        except Exception:
+            reload_log.exception("the configuration could not be read again: the old one stays in force")
+        finally:
+            supervisor.report("READY=1")
+
+
+async def _reload(load: LoadConfig, settings: LiveConfig, connections: Sequence[Connections]) -> None:
+    from whisper_api.server.app import checked
+
+    try:
+        loaded = await asyncio.to_thread(load)
+        checked(loaded.config)
+    except ConfigError as error:
+        reload_log.error("the configuration cannot be used, and the old one stays in force: %s", error)
+        return
+    for warning in loaded.warnings:
+        reload_log.warning("%s", warning)
+    change = settings.difference(loaded.config)
+    # Told before or after the change: a new level of the log must not hide what has changed.
+    told = reload_log.isEnabledFor(logging.INFO)
+    if told:
+        _tell(change)
+    settings.change(loaded.config)
+    if not told:
+        _tell(change)
+    try:
+        for each in connections:
+            each.renew_certificate()
+    except OSError as error:
+        reload_log.error("the certificate cannot be used, and the old one stays in force: %s", error)
+
+
+def _tell(change: Change) -> None:
+    reload_log.info("configuration read again", extra={"changed": "; ".join(change.applied) or "nothing"})
+    if change.waiting:
+        reload_log.warning("these keys have new values that need a restart: %s", ", ".join(change.waiting))

@@ -130,9 +130,15 @@ def service_of(request: Request) -> JobService:
     return state_of(request).service
 
 
+def key_of(request: Request) -> Key | None:
+    """The key of a request; None without authorization, and where no key is needed."""
+    key: Key | None = request.scope["state"].get("key")
+    return key
+
+
 def owner_of(request: Request) -> str:
     """The owner of the jobs that the caller submits: the id of the caller's key; empty without authorization."""
-    key = request.scope["state"].get("key")
+    key = key_of(request)
     return key.key_id if key is not None else ""
 
 
@@ -146,13 +152,13 @@ def viewer_of(request: Request) -> str | None:
 
     An operator sees the states of all jobs, and only operations that show no text of a job take its key.
     """
-    key = request.scope["state"].get("key")
+    key = key_of(request)
     return None if key is None or key.role in ("admin", "operator") else key.key_id
 
 
 def sees_texts(request: Request) -> bool:
     """Whether the caller may see the texts of jobs: all but an operator."""
-    key = request.scope["state"].get("key")
+    key = key_of(request)
     return key is None or key.role != "operator"
 
 
@@ -166,17 +172,6 @@ async def blocking(pool: Executor | None, function: Callable[..., T], *args: obj
     """
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(pool, functools.partial(context.run, function, *args))
-
-
-async def reads(request: Request, function: Callable[..., T], *args: object) -> T:
-    """Run a function that reads the database, in a thread.
-
-    Args:
-        request: the request that needs the result.
-        function: the function.
-        args: its arguments.
-    """
-    return await blocking(state_of(request).reads, function, *args)
 
 
 async def writes(request: Request, function: Callable[..., T], *args: object) -> T:
@@ -232,7 +227,7 @@ def note_quotas(request: Request) -> None:
     Args:
         request: an upload.
     """
-    state, key = state_of(request), request.scope["state"].get("key")
+    state, key = state_of(request), key_of(request)
     quotas = state.service.usage.quotas
     if key is not None and quotas.of_key(key):
         request.scope["state"].setdefault(LIMITS, []).extend(quotas.standings_of(key))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 
 from whisper_api.audit_records import ALL_RECORDS, AuditFilter, AuditRecord
-from whisper_api.store.tables import Tables
+from whisper_api.store.tables import Tables, where
 
 _COLUMNS = tuple(name for name in AuditRecord.__struct_fields__ if name != "seq")
 _INSERT = f"INSERT INTO audit ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -44,15 +44,15 @@ class AuditTable(Tables):
             limit: most entries to return.
             before_seq: only entries before the one with this number; None to begin with the newest.
         """
-        where, values = _conditions(filter, {"seq < ?": before_seq})
-        return [_record(row) for row in self._rows(f"{_SELECT} {where} ORDER BY seq DESC LIMIT ?", *values, limit)]
+        found, values = where({"seq < ?": before_seq, **_conditions(filter)})
+        return [_record(row) for row in self._rows(f"{_SELECT} {found} ORDER BY seq DESC LIMIT ?", *values, limit)]
 
     def audit_records(self, filter: AuditFilter = ALL_RECORDS) -> Iterator[AuditRecord]:
         """All entries, the oldest first, read a part at a time."""
         last = 0
         while True:
-            where, values = _conditions(filter, {"seq > ?": last})
-            rows = self._rows(f"{_SELECT} {where} ORDER BY seq LIMIT ?", *values, _READ_AT_A_TIME)
+            later, values = where({"seq > ?": last, **_conditions(filter)})
+            rows = self._rows(f"{_SELECT} {later} ORDER BY seq LIMIT ?", *values, _READ_AT_A_TIME)
             yield from map(_record, rows)
             if len(rows) < _READ_AT_A_TIME:
                 return
@@ -81,20 +81,14 @@ class AuditTable(Tables):
                 return removed
 
 
-def _conditions(filter: AuditFilter, more: dict[str, object]) -> tuple[str, list[object]]:
-    possible: dict[str, object] = {
-        **more,
+def _conditions(filter: AuditFilter) -> dict[str, object]:
+    return {
         "time >= ?": filter.since,
         "time < ?": filter.until,
         # The key's id or name; below, the whole action or its first part.
         "? IN (key_id, name)": filter.key,
         "? IN (action, substr(action, 1, instr(action, '.') - 1))": filter.action,
     }
-    clauses = [condition for condition, value in possible.items() if value is not None]
-    return (
-        f"WHERE {' AND '.join(clauses)}" if clauses else "",
-        [value for value in possible.values() if value is not None],
-    )
 
 
 def _values(record: AuditRecord) -> list[object]:

@@ -47,12 +47,12 @@ class Written:
     Attributes:
         version: version of the schema.
         unfinished: number of the unfinished jobs.
-        with_upload: number of unfinished jobs whose upload is in the backup.
+        with_audio: number of unfinished jobs whose upload is in the backup.
     """
 
     version: int
     unfinished: int
-    with_upload: int
+    with_audio: int
 
 
 OpenUploads = Callable[[list[str]], list[OpenUpload]]
@@ -76,12 +76,9 @@ def write_backup(database: Path, target: Path, open_uploads: OpenUploads | None)
     if target.exists():
         raise StorageError(f"{target} exists already: choose another name for the backup")
     part = target.with_name(f"{target.name}.part")
-    try:
-        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        raise StorageError(f"{part} exists: another backup is being written; remove it if none is") from None
-    except OSError as error:
-        raise StorageError(f"Cannot write {part}: {error.strerror}") from error
+    if part.exists():
+        raise StorageError(f"{part} exists: another backup is being written; remove it if none is")
+    _make_private(part)
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(named_errors(f"{database}: "))
@@ -133,32 +130,16 @@ def begin_reading(
 
 
 class BackupFile:
-    """A checked backup: whole, and of a version that this program knows. Use it as a context manager.
+    """A checked backup, made by :func:`open_backup`.
 
     Args:
         path: path of the backup.
-
-    Raises:
-        StorageError: the file does not exist, is damaged, is no backup, or was written by a newer version.
+        connection: a read-only connection to it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
-        self._stack = contextlib.ExitStack()
-        try:
-            with named_errors(f"{path}: "):
-                self._connection = _opened(self._stack, path, "ro")
-                _check_schema(self._connection, path)
-                _check_integrity(self._connection, path)
-        except BaseException:
-            self._stack.close()
-            raise
-
-    def __enter__(self) -> BackupFile:
-        return self
-
-    def __exit__(self, *ignored: object) -> None:
-        self._stack.close()
+        self._connection = connection
 
     def uploads(self) -> Iterator[tuple[str, str, Iterator[bytes]]]:
         """The files of uploads: id of the job, name and content in pieces. Read each content before the next file."""
@@ -178,10 +159,7 @@ class BackupFile:
         Raises:
             StorageError: it cannot be written.
         """
-        try:
-            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        except OSError as error:
-            raise StorageError(f"Cannot write {target}: {error.strerror}") from error
+        _make_private(target)
         with named_errors(f"{target}: "), contextlib.ExitStack() as stack:
             copy = _opened(stack, target, "rw")
             self._connection.backup(copy)
@@ -192,6 +170,32 @@ class BackupFile:
         query = "SELECT content FROM backup_uploads WHERE job_id = ? AND name = ? ORDER BY piece"
         for row in self._connection.execute(query, (job_id, name)):
             yield row[0]
+
+
+@contextlib.contextmanager
+def open_backup(path: Path) -> Iterator[BackupFile]:
+    """Open a backup that is whole, and of a version that this program knows.
+
+    Args:
+        path: path of the backup.
+
+    Raises:
+        StorageError: the file does not exist, is damaged, is no backup, or was written by a newer version.
+    """
+    with contextlib.ExitStack() as stack:
+        with named_errors(f"{path}: "):
+            connection = _opened(stack, path, "ro")
+            _check_schema(connection, path)
+            _check_integrity(connection, path)
+        yield BackupFile(path, connection)
+
+
+def _make_private(path: Path) -> None:
+    """Make a new file that only its owner can read."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:
+        raise StorageError(f"Cannot write {path}: {error.strerror}") from error
 
 
 def _opened(stack: contextlib.ExitStack, path: Path, mode: str) -> sqlite3.Connection:

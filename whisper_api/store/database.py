@@ -15,13 +15,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
-
 from whisper_api.errors import ForkedProcess, StorageError, StorageFull, StorageLocked
-from whisper_api.store.locks import locked
+from whisper_api.store.locks import locked_directories
 from whisper_api.store.texts import PAGE_BYTES
 
 Migration = Sequence[str | Callable[[sqlite3.Connection], None]]
@@ -63,13 +61,13 @@ class Database:
         # Guarded by _lock:
         self._readers: list[sqlite3.Connection] = []
         self._witness: sqlite3.Connection | None = None
-        self._locks: list[FileLock] = []
         self._closed = False
+        self._locks = ExitStack()
         self._write_error: StorageError | None = None
         with named_errors(f"{path}: "):
             _create(path)
             # Guarded by _turn:
-            self._writer = self._connect(str(path))
+            self._writer = self._connect("rw")
             try:
                 self._prepare()
                 if self._migrate(migrations):
@@ -100,11 +98,10 @@ class Database:
         """
         self.check_process()
         with self._lock, named_errors():
-            if self._closed:
-                raise StorageError("The job database is closed")
+            self._check_open()
             # The pragma counts the commits of other connections, so nothing else may use this one.
             if self._witness is None:
-                self._witness = self._connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
+                self._witness = self._connect("ro")
             return int(self._witness.execute("PRAGMA data_version").fetchall()[0][0])
 
     @contextmanager
@@ -119,7 +116,7 @@ class Database:
         """
         self.check_process()
         with named_errors():
-            reader = self._idle_reader() or self._connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
+            reader = self._idle_reader() or self._connect("ro")
             try:
                 yield reader
             finally:
@@ -177,10 +174,7 @@ class Database:
         Raises:
             StorageLocked: another process has locked one of them.
         """
-        for directory in dict.fromkeys(each.resolve() for each in (self._path.parent, *others)):
-            lock = locked(directory)
-            with self._lock:
-                self._locks.append(lock)
+        self._locks.enter_context(locked_directories(self._path.parent, *others))
 
     def check_process(self) -> None:
         """Refuse to use the connections of the parent process: SQLite forbids it, and its file locks do not hold.
@@ -202,13 +196,11 @@ class Database:
             self._closed = True
             readers, self._readers = [*self._readers, *filter(None, [self._witness])], []
             self._witness = None
-            locks, self._locks = self._locks, []
         for reader in readers:
             reader.close()
         with self._turn:
             self._writer.close()
-        for lock in locks:
-            lock.release()
+        self._locks.close()
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -232,21 +224,24 @@ class Database:
             raise StorageLocked("The job database is busy: try again later")
         try:
             with self._lock:
-                if self._closed:
-                    raise StorageError("The job database is closed")
+                self._check_open()
             yield
         finally:
             self._turn.release()
 
     def _idle_reader(self) -> sqlite3.Connection | None:
         with self._lock:
-            if self._closed:
-                raise StorageError("The job database is closed")
+            self._check_open()
             return self._readers.pop() if self._readers else None
 
-    def _connect(self, database: str, uri: bool = False) -> sqlite3.Connection:
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageError("The job database is closed")
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        uri = f"{self._path.absolute().as_uri()}?mode={mode}"
         connection = sqlite3.connect(
-            database, uri=uri, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
+            uri, uri=True, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
         )
         connection.row_factory = sqlite3.Row
         # Sorted rows contain tokens, which must not get into a temporary file.

@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from whisper_api.errors import DeliveryNotFound, InvalidOption, StorageError
+from whisper_api.errors import DeliveryNotFound, InvalidOption
 from whisper_api.job_values import JobState
 from whisper_api.store.rows import Job
-from whisper_api.store.texts import JobText, padded
-from whisper_api.store.webhooks import Endpoint, WebhookTable, endpoint_of, endpoints_in, is_revoked, target_digest
+from whisper_api.store.tables import insert, is_revoked, marks, update, where
+from whisper_api.store.texts import JobText, read, stored
+from whisper_api.store.webhooks import Endpoint, WebhookTable, endpoint_of, endpoints_in, target_digest
 from whisper_api.webhooks import TEST_EVENT, DeliveryState, WebhookEventType
 
 EVENT_OF: dict[JobState, WebhookEventType] = {
@@ -25,21 +26,6 @@ EVENT_OF: dict[JobState, WebhookEventType] = {
     "Failed": "transcription.failed",
     "Canceled": "transcription.canceled",
 }
-_COLUMNS = (
-    *("seq", "delivery_id", "owner", "job_id", "endpoint_id", "type", "created_at", "target", "state", "attempts"),
-    *("step", "next_attempt_at", "last_attempt_at", "last_status", "last_error", "ended_at"),
-)
-_SELECT = f"""
-    SELECT {", ".join(f"webhook_deliveries.{name}" for name in _COLUMNS)}, webhook_deliveries.content AS address,
-        webhook_endpoints.content AS endpoint
-    FROM webhook_deliveries LEFT JOIN webhook_endpoints USING (endpoint_id)
-"""
-_INSERT = """
-    INSERT INTO webhook_deliveries
-        (delivery_id, owner, job_id, endpoint_id, type, created_at, target, state, attempts, step, next_attempt_at,
-        content)
-    VALUES (?, ?, ?, ?, ?, ?, ?, 'Pending', 0, 0, ?, ?)
-"""
 
 
 class Address(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -111,6 +97,14 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
         return source is not None and source.include_result
 
 
+_COLUMNS = tuple(name for name in Delivery.__struct_fields__ if name not in ("address", "endpoint"))
+_SELECT = f"""
+    SELECT {", ".join(f"webhook_deliveries.{name}" for name in _COLUMNS)}, webhook_deliveries.content AS address,
+        webhook_endpoints.content AS endpoint
+    FROM webhook_deliveries LEFT JOIN webhook_endpoints USING (endpoint_id)
+"""
+
+
 class DeliveryFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which deliveries to find; a field that is None sets no condition.
 
@@ -149,18 +143,15 @@ class DeliveryTable(WebhookTable):
         if self.on_deliveries is None:
             return False
         event = EVENT_OF[state]
-        rows: list[tuple[object, ...]] = []
-        if job.webhook_url is not None:
-            address = padded(msgspec.json.encode(Address(job.webhook_url, job.webhook_include_result)))
-            rows.append(_row(job.owner, job.job_id, None, event, job.webhook_url, address, now))
-        rows += [
-            _row(job.owner, job.job_id, endpoint.endpoint_id, event, endpoint.url, None, now)
-            for endpoint in endpoints_in(connection, job.owner)
-            if endpoint.enabled and event in endpoint.events
+        targets: list[Endpoint | Address] = [
+            each for each in endpoints_in(connection, job.owner) if each.enabled and event in each.events
         ]
-        if not rows or is_revoked(connection, job.owner):
+        if job.webhook_url is not None:
+            targets.insert(0, Address(job.webhook_url, job.webhook_include_result))
+        if not targets or is_revoked(connection, job.owner):
             return False
-        connection.executemany(_INSERT, rows)
+        for target in targets:
+            _add(connection, job.owner, job.job_id, event, target, now)
         return True
 
     def announced(self) -> None:
@@ -182,9 +173,7 @@ class DeliveryTable(WebhookTable):
         with self.database.write() as connection:
             endpoint = self._endpoint_in(connection, owner, endpoint_id)
             _check_enabled(endpoint)
-            row = _row(owner, None, endpoint_id, TEST_EVENT, endpoint.url, None, now)
-            connection.execute(_INSERT, row)
-            delivery = _find(connection, owner, str(row[0]))
+            delivery = _find(connection, owner, _add(connection, owner, None, TEST_EVENT, endpoint, now))
         self.announced()
         return delivery
 
@@ -211,10 +200,9 @@ class DeliveryTable(WebhookTable):
             "endpoint_id = ?": filter.endpoint_id,
             "webhook_deliveries.seq < ?": before_seq,
         }
-        given = {condition: value for condition, value in possible.items() if value is not None}
-        where = f"WHERE {' AND '.join(given)}" if given else ""
-        query = f"{_SELECT} {where} ORDER BY webhook_deliveries.seq DESC LIMIT ?"
-        return [_delivery(row) for row in self._rows(query, *given.values(), limit)]
+        found, values = where(possible)
+        query = f"{_SELECT} {found} ORDER BY webhook_deliveries.seq DESC LIMIT ?"
+        return [_delivery(row) for row in self._rows(query, *values, limit)]
 
     def send_again(self, owner: str | None, delivery_id: str, now: float) -> Delivery:
         """Begin a delivery again, in any state.
@@ -234,13 +222,10 @@ class DeliveryTable(WebhookTable):
                 raise InvalidOption("delivery_id", "the address of this delivery was deleted with the texts of its job")
             if found.endpoint is not None:
                 _check_enabled(found.endpoint)
-            connection.execute(
-                "UPDATE webhook_deliveries SET state = 'Pending', step = 0, next_attempt_at = ?, ended_at = NULL"
-                " WHERE seq = ?",
-                (now, found.seq),
-            )
+            again: dict[str, Any] = {"state": "Pending", "step": 0, "next_attempt_at": now, "ended_at": None}
+            update(connection, "webhook_deliveries", again, "seq", found.seq)
         self.announced()
-        return replace(found, state="Pending", step=0, next_attempt_at=now, ended_at=None)
+        return replace(found, **again)
 
     def due_deliveries(
         self, now: float, *, limit: int, seqs: Collection[int], targets: Collection[str], owners: Collection[str]
@@ -254,16 +239,12 @@ class DeliveryTable(WebhookTable):
             targets: receivers to leave out.
             owners: owners to leave out.
         """
-        left_out = {"seq": seqs, "target": targets, "owner": owners}
-        conditions = [
-            f"webhook_deliveries.{column} NOT IN ({', '.join('?' * len(values))})"
-            for column, values in left_out.items()
-            if values
-        ]
-        where = " AND ".join(["state = 'Pending'", "next_attempt_at <= ?", *conditions])
-        values = [value for each in left_out.values() for value in each]
-        query = f"{_SELECT} WHERE {where} ORDER BY next_attempt_at, webhook_deliveries.seq LIMIT ?"
-        return [_delivery(row) for row in self._rows(query, now, *values, limit)]
+        possible: dict[str, object] = {"state = 'Pending'": (), "next_attempt_at <= ?": now}
+        for column, left_out in (("seq", seqs), ("target", targets), ("owner", owners)):
+            possible[f"webhook_deliveries.{column} NOT IN ({marks(left_out)})"] = tuple(left_out) or None
+        found, values = where(possible)
+        query = f"{_SELECT} {found} ORDER BY next_attempt_at, webhook_deliveries.seq LIMIT ?"
+        return [_delivery(row) for row in self._rows(query, *values, limit)]
 
     def next_due(self, after: float) -> float | None:
         """The time of the first attempt after a time; None when there is none."""
@@ -300,8 +281,7 @@ class DeliveryTable(WebhookTable):
                 row = connection.execute(
                     "SELECT content FROM job_texts JOIN jobs USING (seq) WHERE job_id = ?", (delivery.job_id,)
                 ).fetchone()
-                text = JobText() if row is None else msgspec.json.decode(row["content"], type=JobText)
-                if text.webhook_url is None:
+                if row is None or read(row["content"], JobText, f"Job {delivery.job_id}").webhook_url is None:
                     forget_address(connection, delivery.job_id or "")
 
     def postpone(self, delivery: Delivery, until: float) -> None:
@@ -337,10 +317,22 @@ def forget_address(connection: sqlite3.Connection, job_id: str) -> None:
     )
 
 
-def _row(
-    owner: str, job_id: str | None, endpoint_id: str | None, event: str, url: str, address: bytes | None, now: float
-) -> tuple[object, ...]:
-    return (f"msg_{uuid.uuid4().hex}", owner, job_id, endpoint_id, event, now, target_digest(url), now, address)
+def _add(
+    connection: sqlite3.Connection, owner: str, job_id: str | None, event: str, to: Endpoint | Address, now: float
+) -> str:
+    """Store a delivery to an endpoint, or to a job's own address, and return its id."""
+    delivery_id = f"msg_{uuid.uuid4().hex}"
+    row: dict[str, object] = {
+        "delivery_id": delivery_id,
+        "owner": owner,
+        "job_id": job_id,
+        "type": event,
+        "created_at": now,
+    }
+    row |= {"target": target_digest(to.url), "state": "Pending", "attempts": 0, "step": 0, "next_attempt_at": now}
+    row |= {"endpoint_id": to.endpoint_id} if isinstance(to, Endpoint) else {"content": stored(to)}
+    insert(connection, "webhook_deliveries", row)
+    return delivery_id
 
 
 def _find(connection: sqlite3.Connection, owner: str | None, delivery_id: str) -> Delivery:
@@ -353,10 +345,7 @@ def _find(connection: sqlite3.Connection, owner: str | None, delivery_id: str) -
 def _delivery(row: Any) -> Delivery:
     values = {name: row[name] for name in _COLUMNS}
     content, endpoint = row["address"], row["endpoint"]
-    try:
-        address = None if content is None else msgspec.json.decode(content, type=Address)
-    except msgspec.DecodeError as error:
-        raise StorageError(f"Webhook delivery {row['delivery_id']} cannot be read: {error}") from error
+    address = None if content is None else read(content, Address, f"Webhook delivery {row['delivery_id']}")
     return Delivery(**values, address=address, endpoint=None if endpoint is None else endpoint_of(endpoint))
 
 

@@ -13,7 +13,7 @@ from whisper_api.errors import InvalidOption
 from whisper_api.job_values import JobState
 from whisper_api.store.metadata import searched
 from whisper_api.store.rows import JOB_COLUMNS, Job, job_of
-from whisper_api.store.tables import Tables
+from whisper_api.store.tables import Tables, marks, where
 from whisper_api.store.texts import digest
 
 T = TypeVar("T")
@@ -61,13 +61,9 @@ def conditions(owner: str | None, filter: JobFilter, before_seq: int | None) -> 
         "created_at >= ?": filter.created_after,
         "created_at < ?": filter.created_before,
     }
-    clauses = [condition for condition, value in possible.items() if value is not None]
-    values = [value for value in possible.values() if value is not None]
     if filter.metadata_key is not None:
-        clause, more = _with_metadata(owner, filter.metadata_key, filter.metadata_value)
-        clauses.append(clause)
-        values += more
-    return (f"WHERE {' AND '.join(clauses)}" if clauses else ""), values
+        possible |= _with_metadata(owner, filter.metadata_key, filter.metadata_value)
+    return where(possible)
 
 
 def _cursor_of(seq: int) -> str:
@@ -109,17 +105,11 @@ def _seq_of(cursor: str) -> int:
     return seq
 
 
-def _with_metadata(owner: str | None, key: str, value: str | None) -> tuple[str, list[object]]:
-    conditions: list[tuple[str, list[object]]] = [("key = ?", [digest(key)])]
+def _with_metadata(owner: str | None, key: str, value: str | None) -> dict[str, object]:
+    texts = () if value is None else tuple(map(digest, searched(value)))
     # The index begins with the owner; without an owner SQLite reads all of the index.
-    if owner is not None:
-        conditions.insert(0, ("owner = ?", [owner]))
-    if value is not None:
-        texts = searched(value)
-        conditions.append((f"value IN ({', '.join('?' * len(texts))})", [digest(text) for text in texts]))
-    clauses = " AND ".join(clause for clause, _ in conditions)
-    flat = [each for _, values in conditions for each in values]
-    return f"seq IN (SELECT seq FROM job_metadata WHERE {clauses})", flat
+    found, values = where({"owner = ?": owner, "key = ?": digest(key), f"value IN ({marks(texts)})": texts or None})
+    return {f"seq IN (SELECT seq FROM job_metadata {found})": tuple(values)}
 
 
 SELECT_JOB = f"""
@@ -146,14 +136,14 @@ class JobQueries(Tables):
             keys: idempotency keys.
         """
         by_digest = {digest(key): key for key in keys}
-        marks = ", ".join("?" * len(by_digest))
-        rows = self._rows(f"{SELECT_JOB} WHERE owner = ? AND idempotency_key IN ({marks})", owner, *by_digest)
+        found = f"{SELECT_JOB} WHERE owner = ? AND idempotency_key IN ({marks(by_digest)})"
+        rows = self._rows(found, owner, *by_digest)
         return {by_digest[row["idempotency_key"]]: job_of(row) for row in rows}
 
     def in_state(self, *states: JobState) -> list[Job]:
         """The jobs in any of these states, in the order of the queue."""
-        marks = ", ".join("?" * len(states))
-        return [job_of(row) for row in self._rows(f"{SELECT_JOB} WHERE state IN ({marks}) ORDER BY place", *states)]
+        query = f"{SELECT_JOB} WHERE state IN ({marks(states)}) ORDER BY place"
+        return [job_of(row) for row in self._rows(query, *states)]
 
     def unfinished_ids(self) -> set[str]:
         """Ids of the jobs that wait or run."""
@@ -177,9 +167,8 @@ class JobQueries(Tables):
         Args:
             owner: owner of the jobs; None for the jobs of all owners.
         """
-        whose, values = ("", ()) if owner is None else (" AND owner = ?", (owner,))
-        found = self._rows(f"SELECT MIN(created_at) FROM jobs WHERE state = 'Queued'{whose}", *values)
-        moment: float | None = found[0][0]
+        found, values = where({"state = 'Queued'": (), "owner = ?": owner})
+        moment: float | None = self._rows(f"SELECT MIN(created_at) FROM jobs {found}", *values)[0][0]
         return moment
 
     def page(
@@ -193,8 +182,8 @@ class JobQueries(Tables):
             limit: most jobs to return.
             before_seq: only jobs submitted before the job with this number; None to begin with the newest.
         """
-        where, values = conditions(owner, filter, before_seq)
-        rows = self._rows(f"{SELECT_JOB} {where} ORDER BY seq DESC LIMIT ?", *values, limit)
+        found, values = conditions(owner, filter, before_seq)
+        rows = self._rows(f"{SELECT_JOB} {found} ORDER BY seq DESC LIMIT ?", *values, limit)
         return [job_of(row) for row in rows]
 
     def expired_jobs(self, before: float) -> list[str]:

@@ -10,10 +10,10 @@ the job then runs again, its result stays longer, or a delivery is sent again.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
 from msgspec.structs import replace
 
 from whisper_api.errors import Portable
@@ -29,7 +29,8 @@ from whisper_api.store.migrations import MIGRATIONS
 from whisper_api.store.results import ResultTable, learn
 from whisper_api.store.rows import JOB_COLUMNS, Job, Rates, job_of, text_of, values_of
 from whisper_api.store.speakers import SpeakerTable
-from whisper_api.store.texts import delete_text, digest, padded, put_text
+from whisper_api.store.tables import insert, marks, update
+from whisper_api.store.texts import delete_text, digest, put_text, stored
 from whisper_api.store.usage import CALLERS_FAULTS, Charge, UsageTable, charge_job, give_back, settle
 from whisper_api.store.vocabularies import VocabularyTable
 from whisper_api.trace_context import JobTrace
@@ -43,6 +44,7 @@ _INSERT_JOB = f"""
     VALUES ({", ".join(f":{name}" for name in _WRITTEN)}, 0, '[]', (SELECT COALESCE(MAX(place), 0) + 1 FROM jobs))
 """
 _INSERT_METADATA = "INSERT INTO job_metadata (owner, key, value, seq) VALUES (?, ?, ?, ?)"
+UNFINISHED: tuple[JobState, ...] = ("Queued", "Processing")
 # A job with the same content and options that waits, runs, or has just ended. Jobs with an idempotency key are never
 # joined: the key itself finds the job again, and a different payload under the same key is an error.
 _TO_JOIN = """
@@ -111,26 +113,22 @@ class JobStore(JobQueries, ResultTable, KeyTable, SpeakerTable, VocabularyTable,
             OverQuota: the owner's quotas have no room for the job.
         """
         with self.database.write() as connection:
+            there = None
             if job.idempotency_key is not None:
-                there = find_job(
-                    connection, "owner = ? AND idempotency_key = ?", job.owner, digest(job.idempotency_key)
-                )
-                if there is not None:
-                    raise AlreadyThere(there)
-            if join_after is not None:
+                key = digest(job.idempotency_key)
+                there = find_job(connection, "owner = ? AND idempotency_key = ?", job.owner, key)
+            if there is None and join_after is not None:
                 there = _to_join(connection, job, join_after, not_to_join)
-                if there is not None:
-                    raise AlreadyThere(there)
+            if there is not None:
+                raise AlreadyThere(there)
             if charge is not None:
                 charge_job(connection, job.job_id, job.owner, job.created_at, charge)
-            connection.execute(_INSERT_JOB, values_of(job))
-            (seq,) = connection.execute("SELECT last_insert_rowid()").fetchone()
+            seq = connection.execute(_INSERT_JOB, values_of(job)).lastrowid or 0
             put_text(connection, seq, text_of(job))
             if job.metadata:
                 rows = [(job.owner, digest(key), digest(value), seq) for key, value in searchable(job.metadata)]
                 connection.executemany(_INSERT_METADATA, rows)
-            row = connection.execute(f"{SELECT_JOB} WHERE seq = ?", (seq,)).fetchone()
-        return job_of(row)
+            return job_of(connection.execute(f"{SELECT_JOB} WHERE seq = ?", (seq,)).fetchone())
 
     def to_join(self, job: Job, join_after: float, not_to_join: Collection[str] = ()) -> Job | None:
         """The job that :meth:`add` would find to be joined.
@@ -172,25 +170,17 @@ class JobStore(JobQueries, ResultTable, KeyTable, SpeakerTable, VocabularyTable,
         Returns:
             False when the job is not Processing; the transcript is not stored then.
         """
-        content = padded(msgspec.json.encode(transcript))
-        with self.database.write() as connection:
-            job = find_job(connection, "job_id = ? AND state = 'Processing'", job_id)
+        content, length = stored(transcript), transcript.duration
+        with self._ending(job_id, ("Processing",), "Completed", now, audio_seconds=length) as (connection, job):
             if job is None:
                 return False
-            connection.execute(
-                "UPDATE jobs SET state = 'Completed', finished_at = ?, audio_seconds = ? WHERE seq = ?",
-                (now, transcript.duration, job.seq),
-            )
             warnings = (*job.warnings, *transcript.warnings)
             put_text(connection, job.seq, text_of(replace(job, hf_token=None, warnings=warnings, trace=None)))
-            connection.execute("INSERT INTO transcripts (seq, content) VALUES (?, ?)", (job.seq, content))
+            insert(connection, "transcripts", {"seq": job.seq, "content": content})
             if rates is not None:
                 learn(connection, rates)
             work = sum(seconds for stage, seconds in transcript.timings.items() if stage != "load")
-            settle(connection, job_id, audio_seconds=transcript.duration, compute_seconds=work)
-            announced = self.announce(connection, job, "Completed", now)
-        if announced:
-            self.announced()
+            settle(connection, job_id, audio_seconds=length, compute_seconds=work)
         return True
 
     def fail(self, job_id: str, error_name: str, error: str, now: float, compute_seconds: float = 0.0) -> bool:
@@ -206,22 +196,14 @@ class JobStore(JobQueries, ResultTable, KeyTable, SpeakerTable, VocabularyTable,
         Returns:
             False when the job had ended already.
         """
-        with self.database.write() as connection:
-            job = find_job(connection, "job_id = ? AND finished_at IS NULL", job_id)
+        with self._ending(job_id, UNFINISHED, "Failed", now, error_name=error_name) as (connection, job):
             if job is None:
                 return False
-            connection.execute(
-                "UPDATE jobs SET state = 'Failed', finished_at = ?, error_name = ? WHERE seq = ?",
-                (now, error_name, job.seq),
-            )
             put_text(connection, job.seq, text_of(replace(job, hf_token=None, error=error, trace=None)))
             if error_name in CALLERS_FAULTS:
                 settle(connection, job_id, compute_seconds=compute_seconds)
             else:
                 give_back(connection, job_id, compute_seconds=compute_seconds)
-            announced = self.announce(connection, job, "Failed", now)
-        if announced:
-            self.announced()
         return True
 
     def cancel(
@@ -245,21 +227,42 @@ class JobStore(JobQueries, ResultTable, KeyTable, SpeakerTable, VocabularyTable,
         Returns:
             False when the job is in another state.
         """
-        marks = ", ".join("?" * len(states))
-        with self.database.write() as connection:
-            job = find_job(connection, f"job_id = ? AND finished_at IS NULL AND state IN ({marks})", job_id, *states)
+        with self._ending(job_id, states, "Canceled", now) as (connection, job):
             if job is None:
                 return False
-            connection.execute("UPDATE jobs SET state = 'Canceled', finished_at = ? WHERE seq = ?", (now, job.seq))
-            announced = self.announce(connection, job, "Canceled", now)
             delete_text(connection, job.seq, error=reason)
             if job.state == "Queued":
                 give_back(connection, job_id)
             else:
                 settle(connection, job_id, compute_seconds=compute_seconds)
+        return True
+
+    @contextmanager
+    def _ending(
+        self, job_id: str, states: tuple[JobState, ...], state: JobState, now: float, **columns: object
+    ) -> Iterator[tuple[sqlite3.Connection, Job | None]]:
+        """A transaction that ends a job and stores the deliveries of its event.
+
+        Args:
+            job_id: id of the job.
+            states: unfinished states; a job in another one stays as it is.
+            state: the final state.
+            now: seconds since 1970.
+            columns: further columns to change.
+
+        Yields:
+            The connection, and the job as it was before; None in another state.
+        """
+        announced = False
+        with self.database.write() as connection:
+            unfinished = f"job_id = ? AND finished_at IS NULL AND state IN ({marks(states)})"
+            job = find_job(connection, unfinished, job_id, *states)
+            if job is not None:
+                update(connection, "jobs", {"state": state, "finished_at": now, **columns}, "seq", job.seq)
+                announced = self.announce(connection, job, state, now)
+            yield connection, job
         if announced:
             self.announced()
-        return True
 
     def erase(self, job_id: str) -> bool:
         """Remove the transcript of a job and its client's texts; state, times and figures stay.

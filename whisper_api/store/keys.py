@@ -12,7 +12,7 @@ import msgspec
 
 from whisper_api.store.database import Database
 from whisper_api.store.rows import KEY_COLUMNS, Key, OldSecret, key_of, key_values, old_secrets_of
-from whisper_api.store.tables import Tables
+from whisper_api.store.tables import Tables, insert, update
 from whisper_api.store.webhooks import forget_webhooks
 
 _SELECT_KEY = f"SELECT {', '.join(KEY_COLUMNS)}, digest, old_secrets FROM keys"
@@ -73,11 +73,7 @@ class KeyTable(Tables):
                 "SELECT 1 FROM keys WHERE key_id = ? OR (name = ? AND revoked_at IS NULL)", (key.key_id, key.name)
             ).fetchone()
             if existing is None:
-                values = key_values(key)
-                columns, marks = ", ".join(values), ", ".join("?" * len(values))
-                connection.execute(
-                    f"INSERT INTO keys ({columns}, digest) VALUES ({marks}, ?)", (*values.values(), digest)
-                )
+                insert(connection, "keys", {**key_values(key), "digest": digest})
         return existing is None
 
     def keys(self) -> list[Key]:
@@ -145,8 +141,7 @@ class KeyTable(Tables):
                 old = [OldSecret(each.digest, min(each.valid_until, until)) for each in old_secrets_of(row)]
                 old = [*old, OldSecret(bytes(row["digest"]), until)][-MOST_OLD_SECRETS:]
                 values |= {"digest": secret.digest, "old_secrets": msgspec.json.encode(old).decode()}
-            columns = ", ".join(f"{name} = ?" for name in values)
-            connection.execute(f"UPDATE keys SET {columns} WHERE key_id = ?", (*values.values(), key_id))
+            update(connection, "keys", values, "key_id", key_id)
             if changed.revoked_at is not None:
                 _delete_belongings(connection, key_id)
         found = self.key(key_id)

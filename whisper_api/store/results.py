@@ -6,11 +6,11 @@ import sqlite3
 
 import msgspec
 
-from whisper_api.errors import StorageError
 from whisper_api.job_values import Corrections
 from whisper_api.schema import Transcript
 from whisper_api.store.rows import Rates
 from whisper_api.store.tables import Tables
+from whisper_api.store.texts import read
 
 # Each new sample counts for at least a fifth of the mean, so that the slow samples of a busy day are forgotten.
 _LEARN_RATE = """
@@ -30,11 +30,8 @@ class ResultTable(Tables):
         if not rows:
             return None
         content, corrections = rows[0]
-        try:
-            transcript = msgspec.json.decode(content, type=Transcript)
-            return transcript, None if corrections is None else msgspec.json.decode(corrections, type=Corrections)
-        except msgspec.DecodeError as error:
-            raise StorageError(f"The transcript of job {job_id} cannot be read: {error}") from error
+        what = f"The transcript of job {job_id}"
+        return read(content, Transcript, what), None if corrections is None else read(corrections, Corrections, what)
 
     def set_corrections(self, job_id: str, corrections: Corrections) -> bool:
         """Store the corrections of a transcript instead of the earlier ones.

@@ -10,11 +10,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from whisper_api.errors import StorageError
 from whisper_api.job_values import JobState
 from whisper_api.key_values import KeyState, Role, Scope
 from whisper_api.options import RenderOptions, TranscriptionOptions
-from whisper_api.store.texts import JobText, digest
+from whisper_api.store.texts import JobText, digest, read
 from whisper_api.trace_context import JobTrace
 
 
@@ -167,10 +166,6 @@ JOB_COLUMNS = tuple(
     # ``has_result`` is read from the table of transcripts, so that the two cannot disagree.
     if name != "has_result" and name not in _TEXT_FIELDS
 )
-# An empty list in JSON.
-EMPTY = "[]"
-_SCOPES = msgspec.json.Decoder(tuple[Scope, ...])
-_OLD_SECRETS = msgspec.json.Decoder(tuple[OldSecret, ...])
 # ``old_secret_until`` is read from the secrets that rotations have replaced.
 KEY_COLUMNS = tuple(name for name in Key.__struct_fields__ if name != "old_secret_until")
 
@@ -205,12 +200,10 @@ def job_of(row: sqlite3.Row) -> Job:
     """
     values = dict(row)
     content = values.pop("text")
-    try:
-        options = msgspec.json.decode(row["options"], type=TranscriptionOptions)
-        values["render_options"] = msgspec.json.decode(row["render_options"], type=RenderOptions)
-        text = JobText() if content is None else msgspec.json.decode(content, type=JobText)
-    except msgspec.DecodeError as error:
-        raise StorageError(f"Job {row['job_id']} cannot be read: {error}") from error
+    what = f"Job {row['job_id']}"
+    options = read(row["options"], TranscriptionOptions, what)
+    values["render_options"] = read(row["render_options"], RenderOptions, what)
+    text = JobText() if content is None else read(content, JobText, what)
     values["options"] = replace(options, prompt=text.prompt, hotwords=text.hotwords, vocabulary=text.vocabulary)
     values["keep_result"] = bool(row["keep_result"])
     values["has_result"] = bool(row["has_result"])
@@ -227,13 +220,10 @@ def key_values(key: Key) -> dict[str, Any]:
 def key_of(row: sqlite3.Row) -> Key:
     """The key of a row with the :data:`KEY_COLUMNS` and ``old_secrets``."""
     values = {name: row[name] for name in KEY_COLUMNS}
-    # Every request reads its key, and most keys have neither scopes nor old secrets.
-    scopes = values["scopes"]
-    values["scopes"] = () if scopes == EMPTY else _SCOPES.decode(scopes)
+    values["scopes"] = msgspec.json.decode(values["scopes"], type=tuple[Scope, ...])
     return Key(**values, old_secret_until=max((each.valid_until for each in old_secrets_of(row)), default=None))
 
 
 def old_secrets_of(row: sqlite3.Row) -> tuple[OldSecret, ...]:
     """The secrets of a key that rotations have replaced."""
-    text = row["old_secrets"]
-    return () if text == EMPTY else _OLD_SECRETS.decode(text)
+    return msgspec.json.decode(row["old_secrets"], type=tuple[OldSecret, ...])

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from whisper_api.errors import SpeakerExists, SpeakerLimit, SpeakerNotFound, StorageError
-from whisper_api.store.tables import Tables
-from whisper_api.store.texts import digest, padded
+from whisper_api.errors import SpeakerExists, SpeakerLimit, SpeakerNotFound
+from whisper_api.store.tables import Tables, insert, is_revoked, update, where
+from whisper_api.store.texts import digest, read, stored
 from whisper_api.voices import VoiceEmbedding
 
 
@@ -54,12 +54,10 @@ class SpeakerTable(Tables):
         """
         with self.database.write() as connection:
             check_room(connection, speaker.owner, speaker.name, most)
-            revoked = "SELECT 1 FROM keys WHERE key_id = ? AND revoked_at IS NOT NULL"
-            if connection.execute(revoked, (speaker.owner,)).fetchone() is not None:
+            if is_revoked(connection, speaker.owner):
                 raise SpeakerNotFound(speaker.speaker_id)
-            connection.execute(
-                "INSERT INTO speakers (speaker_id, owner, name, content) VALUES (?, ?, ?, ?)",
-                (speaker.speaker_id, speaker.owner, digest(speaker.name), _content(speaker)),
+            insert(
+                connection, "speakers", {"speaker_id": speaker.speaker_id, "owner": speaker.owner, **_columns(speaker)}
             )
 
     def check_speaker(self, owner: str, name: str, most: int) -> None:
@@ -69,8 +67,8 @@ class SpeakerTable(Tables):
 
     def speakers(self, owner: str | None) -> list[KnownVoice]:
         """The speakers of an owner, or of all owners, the oldest first."""
-        condition, values = ("", ()) if owner is None else (" WHERE owner = ?", (owner,))
-        return [_speaker(row) for row in self._rows(f"SELECT content FROM speakers{condition} ORDER BY seq", *values)]
+        whose, values = where({"owner = ?": owner})
+        return [_speaker(row) for row in self._rows(f"SELECT content FROM speakers {whose} ORDER BY seq", *values)]
 
     def speaker(self, speaker_id: str) -> KnownVoice | None:
         """A speaker by its id."""
@@ -96,10 +94,7 @@ class SpeakerTable(Tables):
             after = change(before)
             if after.name != before.name:
                 check_room(connection, after.owner, after.name, 0)
-            connection.execute(
-                "UPDATE speakers SET name = ?, content = ? WHERE speaker_id = ?",
-                (digest(after.name), _content(after), speaker_id),
-            )
+            update(connection, "speakers", _columns(after), "speaker_id", speaker_id)
         return after
 
     def delete_speaker(self, speaker_id: str) -> bool:
@@ -124,12 +119,9 @@ def check_room(connection: sqlite3.Connection, owner: str, name: str, most: int)
         raise SpeakerLimit(f"There are {count} speakers, and more are not allowed: delete one first")
 
 
-def _content(speaker: KnownVoice) -> bytes:
-    return padded(msgspec.json.encode(speaker))
+def _columns(speaker: KnownVoice) -> dict[str, object]:
+    return {"name": digest(speaker.name), "content": stored(speaker)}
 
 
 def _speaker(row: Any) -> KnownVoice:
-    try:
-        return msgspec.json.decode(row["content"], type=KnownVoice)
-    except msgspec.DecodeError as error:
-        raise StorageError(f"A speaker cannot be read: {error}") from error
+    return read(row["content"], KnownVoice, "A speaker")

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from whisper_api.errors import StorageError
 from whisper_api.trace_context import JobTrace
+
+T = TypeVar("T")
 
 PAGE_BYTES = 4096
 # At most one page of a row lies outside its overflow pages. JSON may begin with spaces, so no reader removes them.
@@ -48,6 +51,28 @@ class JobText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def padded(content: bytes) -> bytes:
     """JSON with a padding in front, so that all of it lies in overflow pages."""
     return _PADDING + content
+
+
+def stored(value: msgspec.Struct) -> bytes:
+    """A value as JSON with the padding; :func:`read` inverts it."""
+    return padded(msgspec.json.encode(value))
+
+
+def read(content: str | bytes, kind: type[T], what: str) -> T:
+    """The value of a JSON text, with or without padding.
+
+    Args:
+        content: the text.
+        kind: type of the value.
+        what: name of the row, for the error.
+
+    Raises:
+        StorageError: the text describes no such value.
+    """
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.DecodeError as error:
+        raise StorageError(f"{what} cannot be read: {error}") from error
 
 
 def digest(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from whisper_api import errors
 from whisper_api.errors import InvalidInput, Portable
-from whisper_api.store.tables import Tables
+from whisper_api.store.tables import Tables, insert
 from whisper_api.usage_records import UsageRow
 
 # A job that fails with one of these errors stays charged, because its audio or options are to blame.
@@ -155,10 +155,8 @@ def charge_job(connection: sqlite3.Connection, job_id: str, owner: str, created_
         raise OverQuota(full)
     row = {"owner": owner, "day": day_of(created_at), "model": charge.model, **wanted}
     connection.execute(_ADD, {**row, "requests": 0, "compute_seconds": 0.0})
-    connection.execute(
-        "INSERT INTO charges (job_id, owner, day, model, audio_seconds) VALUES (?, ?, ?, ?, ?)",
-        (job_id, owner, row["day"], charge.model, charge.audio_seconds),
-    )
+    row.pop("jobs")
+    insert(connection, "charges", {"job_id": job_id, **row})
 
 
 def settle(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from whisper_api.job_values import Vocabulary
-from whisper_api.store.tables import Tables
-from whisper_api.store.texts import digest, padded
+from whisper_api.store.tables import Tables, insert
+from whisper_api.store.texts import digest, read, stored
 
 
 class VocabularyTable(Tables):
@@ -30,21 +28,19 @@ class VocabularyTable(Tables):
             ).fetchone()
             if others >= most:
                 return False
-            connection.execute(
-                "INSERT OR REPLACE INTO vocabularies (owner, name, content) VALUES (?, ?, ?)",
-                (owner, name, padded(msgspec.json.encode(vocabulary))),
-            )
+            row = {"owner": owner, "name": name, "content": stored(vocabulary)}
+            insert(connection, "vocabularies", row, replacing=True)
         return True
 
     def vocabulary(self, owner: str, name: str) -> Vocabulary | None:
         """A vocabulary of an owner by its name."""
         rows = self._rows("SELECT content FROM vocabularies WHERE owner = ? AND name = ?", owner, digest(name))
-        return msgspec.json.decode(rows[0]["content"], type=Vocabulary) if rows else None
+        return read(rows[0]["content"], Vocabulary, "A vocabulary") if rows else None
 
     def vocabularies(self, owner: str) -> list[Vocabulary]:
         """All vocabularies of an owner, in the order of their names."""
-        rows = self._rows("SELECT content FROM vocabularies WHERE owner = ?", owner)
-        found = (msgspec.json.decode(row["content"], type=Vocabulary) for row in rows)
+        rows = self._column("SELECT content FROM vocabularies WHERE owner = ?", owner)
+        found = (read(content, Vocabulary, "A vocabulary") for content in rows)
         return sorted(found, key=lambda vocabulary: vocabulary.name)
 
     def delete_vocabulary(self, owner: str, name: str) -> bool:

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from whisper_api.errors import StorageError, WebhookNotFound
-from whisper_api.store.tables import Tables
-from whisper_api.store.texts import digest, padded
+from whisper_api.errors import WebhookNotFound
+from whisper_api.store.tables import Tables, insert, is_revoked, update
+from whisper_api.store.texts import digest, read, stored
 from whisper_api.webhooks import WebhookEventType
 
 
@@ -107,10 +107,8 @@ class WebhookTable(Tables):
                 return False
             if is_revoked(connection, endpoint.owner):
                 raise _not_found(endpoint.endpoint_id)
-            connection.execute(
-                "INSERT INTO webhook_endpoints (endpoint_id, owner, content) VALUES (?, ?, ?)",
-                (endpoint.endpoint_id, endpoint.owner, _content(endpoint)),
-            )
+            row = {"endpoint_id": endpoint.endpoint_id, "owner": endpoint.owner, "content": stored(endpoint)}
+            insert(connection, "webhook_endpoints", row)
         return True
 
     def endpoints(self, owner: str) -> list[Endpoint]:
@@ -134,14 +132,10 @@ class WebhookTable(Tables):
         with self.database.write() as connection:
             before = self._endpoint_in(connection, owner, endpoint_id)
             after = change(before)
-            connection.execute(
-                "UPDATE webhook_endpoints SET content = ? WHERE endpoint_id = ?", (_content(after), endpoint_id)
-            )
+            update(connection, "webhook_endpoints", {"content": stored(after)}, "endpoint_id", endpoint_id)
             if after.url != before.url:
-                connection.execute(
-                    "UPDATE webhook_deliveries SET target = ? WHERE endpoint_id = ?",
-                    (target_digest(after.url), endpoint_id),
-                )
+                target = {"target": target_digest(after.url)}
+                update(connection, "webhook_deliveries", target, "endpoint_id", endpoint_id)
             if not after.enabled:
                 connection.execute(
                     "UPDATE webhook_deliveries SET state = 'Failed', next_attempt_at = NULL, ended_at = ?,"
@@ -165,19 +159,15 @@ class WebhookTable(Tables):
         Raises:
             WebhookNotFound: the owner's key was revoked.
         """
-        rows = self._rows("SELECT content FROM webhook_secrets WHERE owner = ?", owner)
-        stored = msgspec.json.decode(rows[0]["content"], type=SecretPair) if rows else None
-        if stored is not None and change(stored) == stored:
-            return stored
+        with self.database.read() as connection:
+            known = _secrets_in(connection, owner)
+        if known is not None and change(known) == known:
+            return known
         with self.database.write() as connection:
             if is_revoked(connection, owner):
                 raise WebhookNotFound("The key was revoked, and its webhooks were deleted")
-            row = connection.execute("SELECT content FROM webhook_secrets WHERE owner = ?", (owner,)).fetchone()
-            pair = change(None if row is None else msgspec.json.decode(row["content"], type=SecretPair))
-            connection.execute(
-                "INSERT OR REPLACE INTO webhook_secrets (owner, content) VALUES (?, ?)",
-                (owner, padded(msgspec.json.encode(pair))),
-            )
+            pair = change(_secrets_in(connection, owner))
+            insert(connection, "webhook_secrets", {"owner": owner, "content": stored(pair)}, replacing=True)
         return pair
 
     def _endpoint_in(self, connection: sqlite3.Connection, owner: str, endpoint_id: str) -> Endpoint:
@@ -200,21 +190,12 @@ def endpoint_of(content: bytes) -> Endpoint:
     Raises:
         StorageError: its content cannot be read.
     """
-    try:
-        return msgspec.json.decode(content, type=Endpoint)
-    except msgspec.DecodeError as error:
-        raise StorageError(f"A webhook endpoint cannot be read: {error}") from error
+    return read(content, Endpoint, "A webhook endpoint")
 
 
 def target_digest(url: str) -> str:
     """The digest of a URL's host and port, by which attempts at one receiver are counted."""
     return digest(urlsplit(url).netloc.lower())
-
-
-def is_revoked(connection: sqlite3.Connection, owner: str) -> bool:
-    """Whether the key of an owner was revoked."""
-    revoked = "SELECT 1 FROM keys WHERE key_id = ? AND revoked_at IS NOT NULL"
-    return connection.execute(revoked, (owner,)).fetchone() is not None
 
 
 def forget_webhooks(connection: sqlite3.Connection, owner: str) -> None:
@@ -228,8 +209,9 @@ def forget_webhooks(connection: sqlite3.Connection, owner: str) -> None:
         connection.execute(f"DELETE FROM {table} WHERE owner = ?", (owner,))
 
 
-def _content(endpoint: Endpoint) -> bytes:
-    return padded(msgspec.json.encode(endpoint))
+def _secrets_in(connection: sqlite3.Connection, owner: str) -> SecretPair | None:
+    row = connection.execute("SELECT content FROM webhook_secrets WHERE owner = ?", (owner,)).fetchone()
+    return None if row is None else read(row["content"], SecretPair, "A webhook secret")
 
 
 def _not_found(endpoint_id: str) -> WebhookNotFound:

@@ -49,10 +49,9 @@ class Metrics:
         self._ended = self._counter(
             "whisper_api_jobs",
             "Jobs that ended, by status; requeued ones run again after the end of a process or an engine",
-            ("status",),
+            "status",
+            ENDS,
         )
-        for status in ENDS:
-            self._ended.labels(status)
         self._waits = self._histogram("whisper_api_queue_wait_seconds", "Time from acceptance to start", WAIT_SECONDS)
         self._stages = self._histogram(
             "whisper_api_stage_duration_seconds",
@@ -65,17 +64,14 @@ class Metrics:
             "whisper_api_job_speed_ratio", "Seconds of audio for each second that a completed job ran", SPEEDS
         )
         self._downloads = self._counter(
-            "whisper_api_model_downloads", "Downloads of models that jobs waited for, by outcome", ("outcome",)
+            "whisper_api_model_downloads", "Downloads of models that jobs waited for, by outcome", "outcome", DOWNLOADS
         )
-        for outcome in DOWNLOADS:
-            self._downloads.labels(outcome)
         self._webhooks = self._counter(
             "whisper_api_webhook_deliveries",
             "Attempts to deliver webhooks, by outcome; retried ones come again, failed ones were the last",
-            ("outcome",),
+            "outcome",
+            ATTEMPTS,
         )
-        for outcome in ATTEMPTS:
-            self._webhooks.labels(outcome)
         self._registry.register(StateCollector(read_state))
         ProcessCollector(registry=self._registry)
 
@@ -160,8 +156,12 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
-    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
-        return Counter(name, text, labels, registry=self._registry)
+    def _counter(self, name: str, text: str, label: str = "", values: tuple[str, ...] = ()) -> Counter:
+        """A counter; with a label, it counts from 0 for each of the label's values."""
+        counter = Counter(name, text, (label,) if label else (), registry=self._registry)
+        for value in values:
+            counter.labels(value)
+        return counter
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self._registry)

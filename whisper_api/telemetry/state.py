@@ -4,30 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from whisper_api.engine.worker.statistics import DeviceStatistics
-
-
-class EngineState(Protocol):
-    """What the metrics need to know of an engine of a cluster; a node is a machine."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def node(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def running_jobs(self) -> int: ...
-    @property
-    def queued_audio_seconds(self) -> float: ...
-    @property
-    def audio_seconds(self) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +29,7 @@ class ServiceState:
         lost_decoders: number of decoder processes that died or were killed over a file.
         devices: what each device has done.
         pending_deliveries: number of webhook deliveries that wait for an attempt.
-        engines: the engines of a cluster.
+        engines: :class:`~whisper_api.jobs.executor.EngineFacts` of each engine of a cluster.
     """
 
     ready: bool
@@ -60,7 +43,7 @@ class ServiceState:
     lost_decoders: int
     devices: Sequence[DeviceStatistics]
     pending_deliveries: int
-    engines: Sequence[EngineState] = ()
+    engines: Sequence[Any] = ()
 
 
 # Attribute to the name of its metric and the help text.
@@ -80,9 +63,9 @@ GAUGES = {
 }
 
 LOST_DECODERS = ("whisper_api_lost_decoders", "Decoder processes that died, or were killed, over a file")
-Value = Callable[["DeviceStatistics"], float | None]
-# Kind of metric, name, help text, and how to read it off a device; None leaves the device out.
-OF_DEVICES: tuple[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, Value], ...] = (
+# Kind of metric, name, help text, and how to read it off a device or an engine; None leaves the device out.
+Row = tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, Callable[[Any], float | None]]
+OF_DEVICES: tuple[Row, ...] = (
     (GaugeMetricFamily, "whisper_api_device_lanes", "Batches that may run at once", lambda d: d.lanes),
     (
         CounterMetricFamily,
@@ -109,10 +92,7 @@ OF_DEVICES: tuple[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str,
     (GaugeMetricFamily, "whisper_api_device_free_bytes", "Free memory of a GPU", lambda d: d.free_bytes),
 )
 
-
-OF_ENGINES: tuple[
-    tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, Callable[[EngineState], float]], ...
-] = (
+OF_ENGINES: tuple[Row, ...] = (
     (GaugeMetricFamily, "whisper_api_engine_ready", "Whether an engine takes jobs", lambda e: e.state == "ready"),
     (GaugeMetricFamily, "whisper_api_engine_running_jobs", "Jobs that an engine runs", lambda e: e.running_jobs),
     (
@@ -153,17 +133,25 @@ class StateCollector(Collector):
         for attribute, (name, text) in GAUGES.items():
             yield GaugeMetricFamily(name, text, value=float(getattr(state, attribute)))
         yield CounterMetricFamily(*LOST_DECODERS, value=state.lost_decoders)
-        for kind, name, text, read in OF_DEVICES:
-            # The engine of this process has no node, and its metrics have no such label.
-            of_nodes = any(device.node for device in state.devices)
-            family = kind(name, text, labels=("device", "node") if of_nodes else ("device",))
-            for device in state.devices:
-                value = read(device)
-                if value is not None:
-                    family.add_metric((device.device, device.node) if of_nodes else (device.device,), value)
-            yield family
-        for kind, name, text, of_engine in OF_ENGINES:
-            family = kind(name, text, labels=("engine", "node"))
-            for engine in state.engines:
-                family.add_metric((engine.name, engine.node), of_engine(engine))
-            yield family
+        # The engine of this process has no node, and its metrics have no such label.
+        labels = 2 if any(device.node for device in state.devices) else 1
+        yield from _families(OF_DEVICES, ("device", "node")[:labels], [((d.device, d.node), d) for d in state.devices])
+        yield from _families(OF_ENGINES, ("engine", "node"), [((e.name, e.node), e) for e in state.engines])
+
+
+def _families(
+    rows: Sequence[Row], labels: Sequence[str], items: Sequence[tuple[Sequence[str], Any]]
+) -> Iterator[Metric]:
+    """The metrics of devices or engines.
+
+    Args:
+        rows: the metrics.
+        labels: names of the labels.
+        items: values of the labels, and the device or engine.
+    """
+    for kind, name, text, read in rows:
+        family = kind(name, text, labels=labels)
+        for names, item in items:
+            if (value := read(item)) is not None:
+                family.add_metric(names[: len(labels)], value)
+        yield family

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from msgspec.structs import replace
 
 from whisper_api import Engine, TranscriptionOptions
 from whisper_api.engine.align.ahead import EmissionsAhead
@@ -24,7 +25,7 @@ from whisper_api.schema import SAMPLE_RATE, Transcript
 Floats = npt.NDArray[np.float32]
 
 LONG = 120.0
-WANTED = TranscriptionOptions(language="en", diarize=False)
+WANTED = TranscriptionOptions(language="en", diarize=False, beam_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def clip(short_call: Path) -> Floats:
 def aligning(
     models_dir: Path, tiny_en_model_dir: Path, random_alignment: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
-    """An engine with two lanes and an alignment model of the true shape, both models loaded."""
+    """An engine with two lanes and an alignment model of random weights, both models loaded."""
     root = tmp_path_factory.mktemp("models")
     (root / "whisper").symlink_to(models_dir / "whisper", target_is_directory=True)
     (root / "align").symlink_to(random_alignment, target_is_directory=True)
@@ -64,7 +65,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[EmissionInput]:
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def as_before(aligning: Engine, clip: Floats) -> Transcript:
     """The transcript when the alignment model waits for the text."""
     with pytest.MonkeyPatch.context() as patch:
@@ -116,7 +117,7 @@ def test_without_an_idle_lane_the_model_waits_for_the_text(
         monkeypatch.setattr(JobContext, "submit_if_idle", lambda *_: None)
     elif busy == "speakers":
         # Here they end with a warning, since no model is here.
-        options = TranscriptionOptions(language="en")
+        options = replace(WANTED, diarize=None)
     else:
         audio = np.concatenate([clip, np.zeros(25 * SAMPLE_RATE, np.float32), clip])
     assert aligning.transcribe(audio, options).word_times == "ctc"

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from msgspec.structs import replace
+from small_alignment import CONVOLUTIONS, save_bundle, sharpened
 
 from whisper_api.engine import sentences
 from whisper_api.engine.align import align as stage
@@ -35,16 +36,6 @@ from whisper_api.schema import SAMPLE_RATE, Segment
 Audio = npt.NDArray[np.float32]
 Spans = Callable[[str, str], list[tuple[int, int]]]
 
-CONVOLUTIONS = [(24, 10, 5), (24, 3, 2), (24, 3, 2), (24, 3, 2), (24, 3, 2), (24, 2, 2), (24, 2, 2)]
-SMALL = {
-    "extractor_conv_layer_config": CONVOLUTIONS,
-    "encoder_embed_dim": 32,
-    "encoder_pos_conv_kernel": 16,
-    "encoder_pos_conv_groups": 2,
-    "encoder_num_layers": 2,
-    "encoder_num_heads": 2,
-    "encoder_ff_interm_features": 48,
-}
 FRAME = 0.0205
 """Seconds; a frame and the rounding of two times."""
 LATIN = "enisratdhulcgmobwfkzvüpäößjyxqéèàâçêîôûñáíóúì'"
@@ -59,33 +50,6 @@ class Loaded:
     language: str
     model: Any
     metadata: dict[str, Any]
-
-
-def sharpened(weight: Any) -> Any:
-    """Scale weights up, since random weights give flat probabilities and those of a trained model are peaked."""
-    return weight * 40.0
-
-
-def save_bundle(directory: Path, language: str, patch: pytest.MonkeyPatch) -> None:
-    """A torchaudio checkpoint of random weights, with the additional rows that the published ones have."""
-    import torch
-    import torchaudio
-
-    # torchaudio has no public way to the parameters and the file name of a bundle.
-    bundle = getattr(torchaudio.pipelines, model_id(language))
-    params = bundle._params | SMALL  # noqa: SLF001
-    patch.setattr(bundle, "_params", params)
-    torch.manual_seed(1)
-    state = torchaudio.models.wav2vec2_model(**params).state_dict()
-    removed = set(bundle._remove_aux_axis)  # noqa: SLF001
-    for key in ("aux.weight", "aux.bias"):
-        rows = iter(sharpened(state[key]))
-        count = len(state[key]) + len(removed)
-        state[key] = torch.stack(
-            [torch.full_like(state[key][0], 9e9) if i in removed else next(rows) for i in range(count)]
-        )
-    directory.mkdir(parents=True)
-    torch.save(state, directory / Path(bundle._path).name)  # noqa: SLF001
 
 
 def save_hub_model(directory: Path, alphabet: str, norm: str, delimiter: str) -> None:

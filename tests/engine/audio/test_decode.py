@@ -352,7 +352,7 @@ def test_time_stamps_that_swing_back_are_no_hole() -> None:
     container = SimpleNamespace(start_time=0, duration=None, format=SimpleNamespace(name="ogg"))
     recording = Recording()
     track = Track(recording.reserve)
-    timeline = Timeline(container, stream, track)
+    timeline = Timeline(container, stream, lambda _: track)
     for number in range(100):
         frame = av.AudioFrame.from_ndarray(np.full((1, size), 0.25, np.float32), "flt", "mono")
         frame.sample_rate, frame.pts = rate, number * size + (2048 - 64 if number % 7 == 3 else 0)

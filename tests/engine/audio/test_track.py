@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,16 +14,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whisper_api.engine.audio import track as track_module
 from whisper_api.engine.audio.track import AudioMemory, Recording, Track
 from whisper_api.errors import StorageError, StorageFull
 from whisper_api.schema import SAMPLE_RATE
 
-MINUTE = 60 * SAMPLE_RATE * 4
+# Recordings grow by so many samples here, and so many bytes.
+STEP = SAMPLE_RATE
+STEP_BYTES = STEP * 4
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 # Made once: it takes longer to make than to write.
-NOISE: Floats = np.random.default_rng(0).standard_normal(3 * 60 * SAMPLE_RATE).astype(np.float32)
+NOISE: Floats = np.random.default_rng(0).standard_normal(3 * STEP).astype(np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_steps() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(track_module, "LEAST_GROWTH", STEP_BYTES)
+        yield
 
 
 def noise(samples: int, number: int = 0) -> Floats:
@@ -32,8 +43,8 @@ def noise(samples: int, number: int = 0) -> Floats:
 
 @settings(max_examples=20, deadline=None)
 @given(
-    st.lists(st.tuples(st.booleans(), st.integers(1, 75 * SAMPLE_RATE)), min_size=1, max_size=4),
-    st.sampled_from([0, MINUTE, 3 * MINUTE, None]),
+    st.lists(st.tuples(st.booleans(), st.integers(1, STEP * 5 // 4)), min_size=1, max_size=4),
+    st.sampled_from([0, STEP_BYTES, 3 * STEP_BYTES, None]),
 )
 def test_the_samples_are_the_same_in_memory_and_in_a_file(pieces: list[tuple[bool, int]], limit: int | None) -> None:
     memory = AudioMemory(limit)
@@ -60,31 +71,31 @@ def test_the_samples_are_the_same_in_memory_and_in_a_file(pieces: list[tuple[boo
 
 
 def test_recordings_share_the_budget_and_the_one_that_finds_no_room_goes_to_a_file() -> None:
-    memory = AudioMemory(3 * MINUTE)
+    memory = AudioMemory(3 * STEP_BYTES)
     first, second = Recording(memory), Recording(memory)
-    Track(first.reserve).append(noise(2 * 60 * SAMPLE_RATE))
+    Track(first.reserve).append(noise(2 * STEP))
     track = Track(second.reserve)
-    track.append(noise(30 * SAMPLE_RATE, 1))
-    track.append(noise(60 * SAMPLE_RATE, 2))
-    kept, mapped = first.finish(2 * 60 * SAMPLE_RATE), second.finish(track.size)
-    np.testing.assert_array_equal(mapped, np.concatenate([noise(30 * SAMPLE_RATE, 1), noise(60 * SAMPLE_RATE, 2)]))
-    assert memory.used == 2 * MINUTE
+    track.append(noise(STEP // 2, 1))
+    track.append(noise(STEP, 2))
+    kept, mapped = first.finish(2 * STEP), second.finish(track.size)
+    np.testing.assert_array_equal(mapped, np.concatenate([noise(STEP // 2, 1), noise(STEP, 2)]))
+    assert memory.used == 2 * STEP_BYTES
     # A view of a part keeps the whole array alive.
     part = kept[:10]
     del kept
     gc.collect()
-    assert memory.used == 2 * MINUTE
+    assert memory.used == 2 * STEP_BYTES
     del part
     gc.collect()
     assert memory.used == 0
     third = Recording(memory)
-    Track(third.reserve).append(noise(60 * SAMPLE_RATE))
-    audio = third.finish(60 * SAMPLE_RATE)
-    assert memory.used == audio.nbytes == MINUTE
+    Track(third.reserve).append(noise(STEP))
+    audio = third.finish(STEP)
+    assert memory.used == audio.nbytes == STEP_BYTES
 
 
 def test_a_recording_that_is_given_up_returns_its_memory() -> None:
-    memory = AudioMemory(3 * MINUTE)
+    memory = AudioMemory(3 * STEP_BYTES)
     recording = Recording(memory)
     Track(recording.reserve).append(noise(100))
     assert memory.used > 0

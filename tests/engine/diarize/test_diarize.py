@@ -173,7 +173,7 @@ def test_a_number_of_speakers_that_is_not_reached_is_a_warning(job: Job, call: F
 
 
 def test_a_repeated_recording_has_no_more_speakers(job: Job, call: Floats) -> None:
-    found = diarize(job(), np.concatenate([call] * 3))
+    found = diarize(job(), np.concatenate([call] * 2))
     assert len({turn.speaker for turn in found.turns}) == 2
 
 

@@ -11,10 +11,9 @@ import msgspec
 from whisper_api.cli.doctor.check import Check
 from whisper_api.cli.doctor.checks import Report, examine
 from whisper_api.cli.flags import add_setting_flags
-from whisper_api.cli.outputs import complain, one_line
 from whisper_api.cli.server_arguments import add_key_argument, api_key
 from whisper_api.config import Loaded
-from whisper_api.errors import InvalidOption
+from whisper_api.errors import InvalidInput
 
 if TYPE_CHECKING:
     from whisper_api.cli.doctor.server import ServerReport
@@ -60,16 +59,13 @@ def run(args: argparse.Namespace, loaded: Loaded) -> int:
     """
     if args.server is None:
         if args.transcribe or args.key_file is not None:
-            return complain("doctor", "--transcribe and --key-file need --server", 2)
+            raise InvalidInput("--transcribe and --key-file need --server")
         here = examine(loaded)
         _print(args, here, as_text(here))
         return 0 if here.can_transcribe else 1
     from whisper_api.cli.doctor.server import examine_server
 
-    try:
-        report = examine_server(args.server, api_key(args.key_file), transcribe=args.transcribe)
-    except (InvalidOption, OSError, UnicodeDecodeError) as error:
-        return complain("doctor", one_line(error), 2)
+    report = examine_server(args.server, api_key(args.key_file), transcribe=args.transcribe)
     _print(args, report, server_as_text(report))
     return 0 if report.works else 1
 

@@ -23,7 +23,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.errors import StorageError, StorageFull
+from whisper_api.errors import InvalidAudio, StorageError, StorageFull
 from whisper_api.schema import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
@@ -31,6 +31,8 @@ SAMPLE_BYTES = 4
 MAX_CHANNELS = 8
 """The most channels that are decoded separately."""
 LEAST_GROWTH = 60 * SAMPLE_RATE * SAMPLE_BYTES
+# Bytes of a file object that are copied at a time.
+COPIED_BYTES = 1 << 20
 Reserve = Callable[[int], tuple[int, int]]
 """Reserves room for a total number of bytes. Returns the file's descriptor and the number of bytes that have room."""
 ReserveTrack = Callable[[int, int], tuple[int, int]]
@@ -86,7 +88,7 @@ class AudioMemory:
 
 
 class Recording:
-    """The file with the samples of one recording.
+    """The file with the samples of one recording, or with a copy of its encoded bytes.
 
     Args:
         memory: the budget of all recordings; None for no limit.
@@ -116,6 +118,29 @@ class Recording:
         except OSError as error:
             raise storage_error(error) from error
         return file.fileno(), sys.maxsize
+
+    def copy(self, file: Any, name: str, check: Callable[[], None]) -> int:
+        """Copy the bytes of a file object, and return the descriptor of the copy.
+
+        Args:
+            file: a binary file object; it is read from where it stands to its end.
+            name: for messages.
+            check: called after each block; may raise.
+
+        Raises:
+            InvalidAudio: the file object gives text.
+            StorageFull, StorageError: the temporary file cannot be written.
+        """
+        size = 0
+        descriptor, _ = self.reserve(size)
+        while block := file.read(COPIED_BYTES):
+            if isinstance(block, str):
+                raise InvalidAudio(f"{name}: the file object gives text; open it in binary mode")
+            descriptor, _ = self.reserve(size + len(block))
+            _write(descriptor, size, block)
+            size += len(block)
+            check()
+        return descriptor
 
     def finish(self, size: int) -> Samples:
         """Map the first samples of the recording, and close the file.
@@ -201,13 +226,7 @@ class Track:
             self.silence_until(end)
             return
         if self._has_file(end):
-            left = np.ascontiguousarray(block).view(np.uint8).data
-            try:
-                os.lseek(self._descriptor, self.size * SAMPLE_BYTES, os.SEEK_SET)
-                while left:
-                    left = left[os.write(self._descriptor, left) :]
-            except OSError as error:
-                raise storage_error(error) from error
+            _write(self._descriptor, self.size * SAMPLE_BYTES, np.ascontiguousarray(block).view(np.uint8).data)
         self.size = end
 
     def silence_until(self, end: int) -> None:
@@ -232,6 +251,17 @@ class Track:
         if end * SAMPLE_BYTES > self._room:
             self._descriptor, self._room = self._reserve(end * SAMPLE_BYTES)
         return True
+
+
+def _write(descriptor: int, offset: int, data: bytes | memoryview) -> None:
+    """Write bytes at an offset of a file."""
+    left = memoryview(data)
+    try:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        while left:
+            left = left[os.write(descriptor, left) :]
+    except OSError as error:
+        raise storage_error(error) from error
 
 
 def end_to_end(pieces: Sequence[Samples], spacing: int, memory: AudioMemory) -> Samples:

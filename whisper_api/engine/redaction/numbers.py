@@ -34,17 +34,17 @@ REPEATS = {"double": 2, "triple": 3}
 SPACE = re.compile(r"[\s,-]+")
 
 
-class Digits(NamedTuple):
-    """Words that mean digits.
+class Code(NamedTuple):
+    """A part of a number.
 
     Attributes:
         start, end: characters of the text.
-        digits: what the words mean, such as ``06``.
+        value: digits, also those that words mean, such as ``06``; or capital letters and digits.
     """
 
     start: int
     end: int
-    digits: str
+    value: str
 
 
 class _Token:
@@ -63,7 +63,7 @@ class _Token:
         return self._text.isdecimal()
 
 
-def spoken_digits(text: str, language: str) -> list[Digits]:
+def spoken_digits(text: str, language: str) -> list[Code]:
     """The words of digits in a text, in order; none in a language whose words are not known.
 
     Args:
@@ -76,7 +76,7 @@ def spoken_digits(text: str, language: str) -> list[Digits]:
     found = []
     for start, end, value in _numbers([word[0] for word in words], language):
         if digits := "".join(filter(str.isdecimal, value)):
-            found.append(Digits(words[start].start(), words[end - 1].end(), digits))
+            found.append(Code(words[start].start(), words[end - 1].end(), digits))
     return _with_zeros(text, found, ZERO[language]) if language in ZERO else found
 
 
@@ -94,7 +94,7 @@ def _numbers(words: Sequence[str], language: str) -> list[tuple[int, int, str]]:
     return [(each.start, each.end, each.text) for each in found]
 
 
-def _with_zeros(text: str, found: Sequence[Digits], zeros: Sequence[str]) -> list[Digits]:
+def _with_zeros(text: str, found: Sequence[Code], zeros: Sequence[str]) -> list[Code]:
     """Add the zeros beside other digits, and repeat the digits after "double" and "triple"."""
     starts = {each.start for each in found} | {match.start() for match in re.finditer(r"\d", text)}
     ends = {each.end for each in found} | {match.end() for match in re.finditer(r"\d", text)}
@@ -104,14 +104,14 @@ def _with_zeros(text: str, found: Sequence[Digits], zeros: Sequence[str]) -> lis
     for match in (*words, *reversed(words)):
         near = _end_before(text, match.start()) in ends or _start_after(text, match.end()) in starts
         if match[0].lower() in zeros and near and match.start() not in starts:
-            result.append(Digits(match.start(), match.end(), "0"))
+            result.append(Code(match.start(), match.end(), "0"))
             starts.add(match.start())
             ends.add(match.end())
     times = {_start_after(text, match.end()): match for match in words if match[0].lower() in REPEATS}
     for index, each in enumerate(result):
         repeat = times.get(each.start)
-        if repeat is not None and len(each.digits) == 1:
-            result[index] = Digits(repeat.start(), each.end, each.digits * REPEATS[repeat[0].lower()])
+        if repeat is not None and len(each.value) == 1:
+            result[index] = Code(repeat.start(), each.end, each.value * REPEATS[repeat[0].lower()])
     return sorted(result)
 
 
@@ -122,19 +122,6 @@ def _end_before(text: str, position: int) -> int:
 def _start_after(text: str, position: int) -> int:
     match = SPACE.match(text, position)
     return match.end() if match else position
-
-
-class Code(NamedTuple):
-    """A part of a number.
-
-    Attributes:
-        start, end: characters of the text.
-        value: digits, or capital letters and digits.
-    """
-
-    start: int
-    end: int
-    value: str
 
 
 def find_numbers(text: str, language: str, kinds: Collection[RedactKind]) -> list[Finding]:
@@ -158,7 +145,9 @@ def find_numbers(text: str, language: str, kinds: Collection[RedactKind]) -> lis
             if kind is not None:
                 found.append(Finding(parts[0].start, parts[-1].end, kind))
             elif "numbers" in kinds:
-                found += _long_enough(run, parts)
+                digits = [part for part in parts if _count(part)]
+                if digits and sum(map(_count, run)) >= LEAST_DIGITS:
+                    found.append(Finding(digits[0].start, digits[-1].end, "numbers"))
             elif not possible and index and chosen[index - 1] is not None:
                 found[-1] = found[-1]._replace(end=_end_of_rest(text, parts, found[-1].end))
     return found
@@ -181,26 +170,15 @@ def _end_of_rest(text: str, parts: Sequence[Code], end: int) -> int:
     return end
 
 
-def _long_enough(run: Sequence[Code], parts: Sequence[Code]) -> Iterator[Finding]:
-    """The digits of a part of a run, when the whole run has enough digits."""
-    if sum(map(_count, run)) >= LEAST_DIGITS and (digits := [part for part in parts if _count(part)]):
-        yield Finding(digits[0].start, digits[-1].end, "numbers")
-
-
-def _runs(text: str, language: str) -> Iterator[list[Code]]:
+def _runs(text: str, language: str) -> list[list[Code]]:
     """Parts of numbers that follow each other, with at least one digit among them."""
-    run: list[Code] = []
+    runs: list[list[Code]] = []
     for code in _codes(text, language):
-        if run and not _follows(text, run[-1].end, code.start):
-            yield from _with_digits(run)
-            run = []
-        run.append(code)
-    yield from _with_digits(run)
-
-
-def _with_digits(run: list[Code]) -> Iterator[list[Code]]:
-    if any(map(_count, run)):
-        yield run
+        if runs and _follows(text, runs[-1][-1].end, code.start):
+            runs[-1].append(code)
+        else:
+            runs.append([code])
+    return [run for run in runs if any(map(_count, run))]
 
 
 def _follows(text: str, end: int, start: int) -> bool:
@@ -218,10 +196,10 @@ def _codes(text: str, language: str) -> Iterator[Code]:
         if match.start() < position:
             continue
         token = match[0]
-        words: Digits | None = spoken.get(match.start())
+        words = spoken.get(match.start())
         if words is not None:
             position = words.end
-            yield Code(words.start, words.end, words.digits)
+            yield words
         elif token.isdecimal():
             yield Code(match.start(), match.end(), "".join(str(unicodedata.decimal(digit)) for digit in token))
         elif token.isascii() and token.isupper() and (len(token) <= MOST_LETTERS or _touches_digit(text, match)):

@@ -119,34 +119,31 @@ def _located(segment: Segment) -> _Piece:
 def _redacted(piece: _Piece, findings: Sequence[Finding]) -> tuple[Segment, list[Redaction]]:
     """A segment with its findings replaced, and their times."""
     segment, spans = piece
+    # The first and the last word of each group of words that findings join.
+    groups: list[tuple[int, int]] = []
+    for finding in findings:
+        touched = [number for number, (begin, end) in enumerate(spans) if finding.start < end and finding.end > begin]
+        if touched and groups and touched[0] <= groups[-1][1]:
+            groups[-1] = groups[-1][0], touched[-1]
+        elif touched:
+            groups.append((touched[0], touched[-1]))
     words: list[Word] = []
     redactions: list[Redaction] = []
-    index = 0
-    while index < len(spans):
-        begin, end = spans[index]
-        last = index
-        # Words that a finding joins become one word.
-        while True:
-            touching = [each for each in findings if each.start < end and each.end > begin]
-            reach = max((each.end for each in touching), default=end)
-            further = max((n for n in range(last, len(spans)) if spans[n][0] < reach), default=last)
-            if further == last:
-                break
-            last, end = further, max(end, spans[further][1])
-        group = segment.words[index : last + 1]
-        if touching:
-            joined = replace(
-                group[0],
-                word=_replaced(segment.text, findings, begin, end),
-                end=group[-1].end,
-                score=None,
-                interpolated=any(word.interpolated for word in group),
-            )
-            words.append(joined)
-            redactions += [Redaction(kind=each.kind, start=joined.start, end=joined.end) for each in touching]
-        else:
-            words += group
-        index = last + 1
+    after = 0
+    for first, last in groups:
+        begin, end = spans[first][0], spans[last][1]
+        joined = replace(
+            segment.words[first],
+            word=_replaced(segment.text, findings, begin, end),
+            end=segment.words[last].end,
+            score=None,
+            interpolated=any(word.interpolated for word in segment.words[first : last + 1]),
+        )
+        words += [*segment.words[after:first], joined]
+        after = last + 1
+        touching = (each for each in findings if each.start < end and each.end > begin)
+        redactions += [Redaction(kind=each.kind, start=joined.start, end=joined.end) for each in touching]
+    words += segment.words[after:]
     if not segment.words:
         redactions = [Redaction(kind=each.kind, start=segment.start, end=segment.end) for each in findings]
     text = _replaced(segment.text, findings, 0, len(segment.text))

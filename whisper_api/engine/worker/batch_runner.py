@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from whisper_api.engine.worker import fork
@@ -94,6 +94,7 @@ class BatchLimits:
             log.info("batches of %s may have %d items again", type(operation).__name__, limit.items)
 
 
+@dataclass(eq=False)
 class BatchRunner:
     """Runs batches until each item has its result or its error. Any lane may call it.
 
@@ -109,24 +110,15 @@ class BatchRunner:
         limits: the sizes of batches that fit into memory.
     """
 
-    def __init__(
-        self,
-        lanes: int,
-        on_out_of_memory: Callable[[], bool],
-        probe: Callable[[], None],
-        fault: DeviceFault,
-        put_back: Callable[[WorkItem, float], None],
-        counts: WorkerCounts,
-    ) -> None:
-        self._lanes = lanes
-        self._on_out_of_memory = on_out_of_memory
-        self._probe = probe
-        self._fault = fault
-        self._put_back = put_back
-        self._counts = counts
-        self.limits = BatchLimits()
-        # Guards the counter.
-        self._lock = threading.Lock()
+    lanes: int
+    on_out_of_memory: Callable[[], bool]
+    probe: Callable[[], None]
+    fault: DeviceFault
+    put_back: Callable[[WorkItem, float], None]
+    counts: WorkerCounts
+    limits: BatchLimits = field(default_factory=BatchLimits)
+    # Guards the counter.
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, operation: BatchOperation, items: Sequence[WorkItem]) -> None:
         """Run items in a batch, or in several when the operation's limit is lower.
@@ -151,7 +143,7 @@ class BatchRunner:
             if kind != "memory":
                 break
             with self._lock:
-                self._counts.out_of_memory += 1
+                self.counts.out_of_memory += 1
             log.warning(
                 "out of memory with %d items of %s: %s", len(items), type(operation).__name__, first_line(error)
             )
@@ -192,7 +184,7 @@ class BatchRunner:
         kind = kind_of(error)
         if kind != "sticky":
             try:
-                self._probe()
+                self.probe()
             except Exception as own:
                 if kind_of(own) == "sticky":
                     error.__cause__ = own
@@ -202,7 +194,7 @@ class BatchRunner:
     def _finish(self, operation: BatchOperation, item: WorkItem, result: Any) -> None:
         if isinstance(result, Again):
             item.operation, item.input = result.operation or operation, result.input
-            self._put_back(item, result.done)
+            self.put_back(item, result.done)
         else:
             item.settle(result)
 
@@ -211,7 +203,7 @@ class BatchRunner:
     ) -> None:
         if kind == "sticky":
             for item in items:
-                item.fail(self._fault.report(error))
+                item.fail(self.fault.report(error))
         elif kind == "memory" and len(items) > 1:
             limit = self.limits.lower(operation, len(items))
             log.warning("batches of %s now have at most %d items", type(operation).__name__, limit)
@@ -229,7 +221,7 @@ class BatchRunner:
     def _recover_alone(self, operation: BatchOperation, item: WorkItem, error: BaseException) -> None:
         """Retry an item that does not fit into memory: first after freeing memory, then without parallel batches."""
         kind: ErrorKind = "memory"
-        if self._on_out_of_memory():
+        if self.on_out_of_memory():
             release_cached_memory()
             results, second, kind = self._attempt(operation, [item])
             if second is None:
@@ -238,9 +230,9 @@ class BatchRunner:
             error = second
         if kind != "memory":
             self._recover(operation, [item], error, kind)
-        elif self._lanes > 1 and not item.alone:
+        elif self.lanes > 1 and not item.alone:
             item.alone = True
-            self._put_back(item, 0.0)
+            self.put_back(item, 0.0)
         else:
             name, text = type(operation).__name__, first_line(error)
             failure = OutOfMemory(f"one work item of {name} does not fit into memory: {text}")

@@ -6,11 +6,10 @@ A library may have no code for the GPU's architecture, or need a newer driver. N
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
+from whisper_api.engine.worker.background import BackgroundTask
 from whisper_api.engine.worker.device_errors import first_line, is_out_of_memory
 
 SIDE = 16
@@ -25,20 +24,11 @@ def kernel_problem(index: int) -> str | None:
     Args:
         index: number of the GPU.
     """
-    found: Future[str | None] = Future()
 
-    def run() -> None:
-        try:
-            problem = _problem_of("torch", run_torch, index) or _problem_of("CTranslate2", run_ctranslate2, index)
-        except BaseException as error:
-            found.set_exception(error)
-        else:
-            found.set_result(problem)
+    def run() -> str | None:
+        return _problem_of("torch", run_torch, index) or _problem_of("CTranslate2", run_ctranslate2, index)
 
-    thread = threading.Thread(target=run, name=f"kernels-cuda:{index}", daemon=True)
-    thread.start()
-    thread.join()
-    return found.result()
+    return BackgroundTask(f"kernels-cuda:{index}", run).result()
 
 
 def _problem_of(library: str, run: Callable[[str], None], index: int) -> str | None:

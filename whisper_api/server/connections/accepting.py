@@ -11,13 +11,12 @@ import socket
 import time
 from collections.abc import Container, Sequence
 
-from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config as Settings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from whisper_api.logs import Repeats
-from whisper_api.server.connections.connection import Connection, log_lost
-from whisper_api.server.connections.limits import FrameTurns, Quota, StreamSlots
+from whisper_api.server.connections.connection import Connection, Shared, log_lost
+from whisper_api.server.connections.limits import Quota, StreamSlots
 from whisper_api.server.connections.response_budget import ResponseBudget
 from whisper_api.server.connections.settings import Bounds
 from whisper_api.server.middleware.access_log import PROBES
@@ -61,12 +60,11 @@ class Connections:
         self._settings = settings
         self._bounds = bounds
         self._proxies = proxies
-        self._context = WorkerContext(None)
         self._tls = settings.create_ssl_context()
         self._quota = Quota(bounds.connections, bounds.connections_per_address)
         self._streams = Quota(bounds.shared_streams, bounds.shared_streams_per_address)
         self._budget = ResponseBudget(bounds.response_bytes, bounds.response_bytes_per_address)
-        self._turns = FrameTurns()
+        self._shared = Shared(settings, bounds, self._budget)
         self._listening: list[socket.socket] = []
         self._background: list[asyncio.Task[None]] = []
         self._open: dict[Connection, asyncio.Task[None]] = {}
@@ -105,7 +103,7 @@ class Connections:
             await asyncio.wait(self._background)
         for sock in self._listening:
             sock.close()
-        await self._context.terminated.set()
+        await self._shared.context.terminated.set()
         deadline = time.monotonic() + seconds
         while self._open and time.monotonic() < deadline:
             self._check(stopping=True)
@@ -169,12 +167,8 @@ class Connections:
         connection = Connection(
             sock,
             self._app if counted else self._health_only,
-            self._settings,
-            self._context,
-            self._bounds,
+            self._shared,
             StreamSlots(self._streams, network, self._bounds.streams_per_connection if counted else 1),
-            self._budget,
-            self._turns,
             network,
             reserved=not counted,
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from h2.errors import ErrorCodes
@@ -44,45 +46,46 @@ MOST_FRAMES_BYTES = 64 << 10
 MANY_FRAMES = 8
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What all connections of a server share.
+
+    Attributes:
+        settings: Hypercorn's settings.
+        bounds: bounds on times and streams.
+        budget: memory for the responses of all connections.
+        context: tells when the server stops.
+        turns: turns of the connections to process frames.
+    """
+
+    settings: Settings
+    bounds: Bounds
+    budget: ResponseBudget
+    context: WorkerContext = field(default_factory=lambda: WorkerContext(None))
+    turns: FrameTurns = field(default_factory=FrameTurns)
+
+
 class Connection:
     """An accepted connection.
 
     Args:
         sock: a non-blocking socket; the connection closes it.
         app: the ASGI application.
-        settings: Hypercorn's settings.
-        context: tells when the server stops.
-        bounds: bounds on times and streams.
+        shared: what all connections share.
         slots: slots for the open HTTP/2 requests.
-        budget: memory for the responses of all connections.
-        turns: turns of all connections to process frames.
         network: the client's address for counting.
         reserved: whether the connection closes after one request.
     """
 
     def __init__(
-        self,
-        sock: socket.socket,
-        app: ASGIApp,
-        settings: Settings,
-        context: WorkerContext,
-        bounds: Bounds,
-        slots: StreamSlots,
-        budget: ResponseBudget,
-        turns: FrameTurns,
-        network: str,
-        *,
-        reserved: bool,
+        self, sock: socket.socket, app: ASGIApp, shared: Shared, slots: StreamSlots, network: str, *, reserved: bool
     ) -> None:
         self.network = network
         self.reserved = reserved
         self._app = app
-        self._settings = settings
-        self._context = context
-        self._bounds = bounds
+        self._shared = shared
+        self._bounds = shared.bounds
         self._slots = slots
-        self._budget = budget
-        self._turns = turns
         self._had_turns = 0
         self._frames_bytes = LEAST_FRAMES_BYTES
         self._opened = time.monotonic()
@@ -91,7 +94,7 @@ class Connection:
         self._closing_since: float | None = None
         self._requests = 0
         self._written = 0
-        self._deadline = ProgressDeadline(bounds.take_seconds, self._opened)
+        self._deadline = ProgressDeadline(shared.bounds.take_seconds, self._opened)
         self._send_lock = asyncio.Lock()
         self._protocol: Http1 | Http2 | None = None
         self._sock = sock
@@ -145,6 +148,9 @@ class Connection:
         sock = writer.get_extra_info("socket")
         ssl_object = writer.get_extra_info("ssl_object")
         about = (
+            self._answer,
+            self._shared.settings,
+            self._shared.context,
             group,
             ConnectionState({}),
             ssl_object is not None,
@@ -152,17 +158,12 @@ class Connection:
             parse_socket_addr(sock.family, sock.getsockname()),
             self._send,
         )
-        answer, settings, context = self._answer, self._settings, self._context
-
-        def http2() -> Http2:
-            return Http2(answer, settings, context, *about, bounds=self._bounds, slots=self._slots)
-
-        self._http2 = http2
+        self._http2 = functools.partial(Http2, *about, bounds=self._bounds, slots=self._slots)
         if ssl_object is not None and ssl_object.selected_alpn_protocol() == "h2":
             self._protocol = self._http2()
             await self._protocol.initiate()
         else:
-            self._protocol = Http1(answer, settings, context, *about)
+            self._protocol = Http1(*about)
 
     async def _answer(
         self,
@@ -174,7 +175,7 @@ class Connection:
         *,
         cut: Callable[[], None] | None = None,
     ) -> None:
-        response = BudgetedResponse(self._budget, self.network, scope, send, cut or self.abort)
+        response = BudgetedResponse(self._shared.budget, self.network, scope, send, cut or self.abort)
         try:
             await self._app(scope, receive, response.send)
         finally:
@@ -215,7 +216,7 @@ class Connection:
     async def _receive_frames(self, protocol: Http2, data: bytes) -> None:
         start = 0
         while start < len(data) and self._closing_since is None:
-            await self._turns.wait(self._had_turns)
+            await self._shared.turns.wait(self._had_turns)
             piece = data[start : start + self._frames_bytes]
             frames = protocol.connection.frames.count
             await protocol.handle(RawData(piece))

@@ -10,9 +10,10 @@ from typing import Any
 import h11
 from hypercorn.events import Closed, Event
 from hypercorn.protocol.events import Request
+from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
-from hypercorn.typing import H11SendableEvent
+from hypercorn.typing import AppWrapper, H11SendableEvent
 
 from whisper_api.logs import Repeats
 from whisper_api.server.connections.settings import MAX_HEADER_BYTES
@@ -79,17 +80,7 @@ class Http1(H11Protocol):
             raise H2ProtocolAssumedError(b"PRI * HTTP/2.0\r\n\r\n" + self.connection.trailing_data[0])
 
     async def _create_stream(self, request: h11.Request) -> None:
-        self.stream = HTTPStream(
-            self._answer,
-            self.config,
-            self.context,
-            self.task_group,
-            self.ssl,
-            self.client,
-            self.server,
-            self.stream_send,
-            STREAM_ID,
-        )
+        self.stream = new_stream(self, self._answer, STREAM_ID)
         # Counted first, because the application may respond before the stream has returned.
         self.keep_alive_requests += 1
         await self.stream.handle(
@@ -183,6 +174,18 @@ class _Ended(H11WSConnection):
 
     def send(self, event: H11SendableEvent) -> bytes:
         return b""
+
+
+def new_stream(protocol: H11Protocol | H2Protocol, app: AppWrapper, stream_id: int) -> HTTPStream:
+    """A request on a connection.
+
+    Args:
+        protocol: the protocol of the connection.
+        app: answers the request.
+        stream_id: id of the stream.
+    """
+    about = protocol.config, protocol.context, protocol.task_group, protocol.ssl, protocol.client, protocol.server
+    return HTTPStream(app, *about, protocol.stream_send, stream_id)
 
 
 def _phrase(status: int) -> bytes:

@@ -6,23 +6,21 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import h2.events
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
-from hypercorn.config import Config as Settings
 from hypercorn.events import Closed, Event
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Request, StreamClosed
 from hypercorn.protocol.h2 import BufferCompleteError, H2Protocol
-from hypercorn.protocol.http_stream import HTTPStream
-from hypercorn.typing import ConnectionState, TaskGroup, WorkerContext
 from hypercorn.utils import filter_pseudo_headers
 from priority.priority import MissingStreamError
 
 from whisper_api.server.connections.frames import BoundedConnection
+from whisper_api.server.connections.http1 import new_stream
 from whisper_api.server.connections.limits import ProgressDeadline, StreamSlots
 from whisper_api.server.connections.settings import Bounds
 
@@ -37,14 +35,7 @@ class Http2(H2Protocol):
 
     Args:
         app: the ASGI application, in Hypercorn's form; it also takes a function that cuts its stream.
-        settings: Hypercorn's settings.
-        context: tells when the server stops.
-        task_group: runs the application for each request.
-        state: state of the connection.
-        ssl: whether the connection is encrypted.
-        client: address and port of the client.
-        server: address and port of the server.
-        send: writes to the connection.
+        about: the other arguments of Hypercorn's protocol.
         bounds: bounds on streams and times.
         slots: slots for the open requests.
     """
@@ -55,19 +46,11 @@ class Http2(H2Protocol):
     def __init__(
         self,
         app: Callable[..., Coroutine[Any, Any, None]],
-        settings: Settings,
-        context: WorkerContext,
-        task_group: TaskGroup,
-        state: ConnectionState,
-        ssl: bool,
-        client: tuple[str, int] | None,
-        server: tuple[str, int] | None,
-        send: Callable[[Event], Awaitable[None]],
-        *,
+        *about: Any,
         bounds: Bounds,
         slots: StreamSlots,
     ) -> None:
-        super().__init__(app, settings, context, task_group, state, ssl, client, server, send)
+        super().__init__(app, *about)
         self.connection = BoundedConnection(bounds.streams_per_connection)
         self._bounds = bounds
         self._slots = slots
@@ -161,17 +144,8 @@ class Http2(H2Protocol):
         if b":protocol" in pseudo:
             # The form of HTTP/1.1. HTTP/2 clients may not send this header (RFC 8441; RFC 9113, section 8.2.2).
             headers.append((b"upgrade", pseudo[b":protocol"]))
-        self.streams[stream_id] = stream = HTTPStream(
-            functools.partial(self._answer_in_slot, stream_id),
-            self.config,
-            self.context,
-            self.task_group,
-            self.ssl,
-            self.client,
-            self.server,
-            self.stream_send,
-            stream_id,
-        )
+        answer = functools.partial(self._answer_in_slot, stream_id)
+        self.streams[stream_id] = stream = new_stream(self, answer, stream_id)
         self.stream_buffers[stream_id] = StreamBuffer(ProgressDeadline(self._bounds.take_seconds, time.monotonic()))
         self.priority.insert_stream(stream_id)
         self.priority.block(stream_id)

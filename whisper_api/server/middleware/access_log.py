@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import re
@@ -20,7 +21,9 @@ from whisper_api.server.auditing import CLIENT_GONE, record, record_lost_client
 from whisper_api.server.middleware.auth import is_counted
 from whisper_api.server.middleware.proxies import client_address
 from whisper_api.server.responses.problems import REFUSED, ErrorHandler, Problem
-from whisper_api.server.state import LIMITS
+from whisper_api.server.state import LIMITS, ServerState
+from whisper_api.telemetry.metrics import METHODS
+from whisper_api.telemetry.tracing import RequestSpan
 
 log = logging.getLogger("whisper_api.access")
 
@@ -37,6 +40,10 @@ log.addFilter(Repeats(lines=100, kind=_kind))
 USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Monitors ask for these every few seconds, so they are logged at the level DEBUG.
 PROBES = ("/livez", "/readyz", "/health")
+# Nobody looks for the spans of these.
+UNTRACED = (*PROBES, "/metrics")
+# The name of an unknown method in spans (OpenTelemetry's conventions for HTTP).
+OTHER_METHOD = "_OTHER"
 PATH_CHARACTERS = 200
 # Parameters of a template that the server makes itself.
 _IDS = re.compile(r"\{(?:job|speaker)_id\}")
@@ -45,7 +52,8 @@ _IDS = re.compile(r"\{(?:job|speaker)_id\}")
 class AccessLog:
     """Gives each request an id (``X-Request-ID``: the client's, when it is usable) and logs one line when it ends.
 
-    An audited request is recorded in the audit trail, before its response begins.
+    An audited request is recorded in the audit trail, before its response begins. With traces on, each request is a
+    span, which says what the log line says, and the line has the ids of the span.
 
     No query, form field, name or header is logged, except the client's address from trusted proxies. Of requests
     without a key, the first hundred of each status are logged each minute, and the others are counted.
@@ -95,41 +103,69 @@ class AccessLog:
 
         begun = time.perf_counter()
         token = current_request.set(request_id)
-        try:
-            await self.app(scope, counted_receive, counted_send)
-        finally:
-            seconds = time.perf_counter() - begun
-            record_lost_client(scope)
-            route = self._templates.get(scope.get("endpoint"))
-            self._measure(scope, route, status, seconds)
-            key = scope["state"].get("key")
-            path: str = route if route in self._named else scope["path"]
-            log.log(
-                logging.DEBUG if path.endswith(PROBES) else logging.INFO,
-                "request",
-                extra={
-                    "client": client_address(scope),
-                    "method": scope["method"],
-                    "route": route,
-                    "path": path if len(path) <= PATH_CHARACTERS else f"{path[:PATH_CHARACTERS]}...",
-                    "status": status,
-                    "ms": round(1000 * seconds, 1),
-                    "bytes_in": bytes_in,
-                    "bytes_out": bytes_out,
-                    "key_id": key.key_id if key is not None else None,
-                    "job_id": scope.get("job_id"),
-                },
-            )
-            current_request.reset(token)
+        with _traced(scope) as span:
+            try:
+                await self.app(scope, counted_receive, counted_send)
+            finally:
+                self._end(scope, span, status, time.perf_counter() - begun, bytes_in, bytes_out)
+                current_request.reset(token)
 
-    def _measure(self, scope: Scope, route: str | None, status: int, seconds: float) -> None:
-        # Absent while the application starts and stops.
-        server = getattr(scope["app"].state, "server", None) if "app" in scope else None
+    def _end(
+        self, scope: Scope, span: RequestSpan | None, status: int, seconds: float, bytes_in: int, bytes_out: int
+    ) -> None:
+        record_lost_client(scope)
+        route, method, server = self._templates.get(scope.get("endpoint")), scope["method"], _server(scope)
+        key = scope["state"].get("key")
+        key_id, client, job_id = key.key_id if key else None, client_address(scope), scope.get("job_id")
         if server is not None:
-            server.service.metrics.request_ended(scope["method"], route, status, seconds)
-            key = scope["state"].get("key")
+            server.service.metrics.request_ended(method, route, status, seconds)
             if route is not None and (key or not server.config.enable_authorization) and is_counted(scope):
-                server.service.usage.count_request(key.key_id if key else "")
+                server.service.usage.count_request(key_id or "")
+        path: str = route if route in self._named else scope["path"]
+        log.log(
+            logging.DEBUG if path.endswith(PROBES) else logging.INFO,
+            "request",
+            extra={
+                "client": client,
+                "method": method,
+                "route": route,
+                "path": path if len(path) <= PATH_CHARACTERS else f"{path[:PATH_CHARACTERS]}...",
+                "status": status,
+                "ms": round(1000 * seconds, 1),
+                "bytes_in": bytes_in,
+                "bytes_out": bytes_out,
+                "key_id": key_id,
+                "job_id": job_id,
+            },
+        )
+        if span is not None:
+            known = method if method in METHODS else OTHER_METHOD
+            name = "HTTP" if known == OTHER_METHOD else known
+            attributes = {
+                "http.request.method": known,
+                "http.route": route,
+                "url.scheme": scope["scheme"],
+                "network.protocol.version": scope.get("http_version"),
+                "client.address": client,
+                "whisper_api.request.id": scope["request_id"],
+                "whisper_api.key.id": key_id,
+                "whisper_api.job.id": job_id,
+            }
+            span.end(
+                name if route is None else f"{name} {route}", None if status == CLIENT_GONE else status, attributes
+            )
+
+
+def _server(scope: Scope) -> ServerState | None:
+    """The state of the application; absent while it starts and stops."""
+    return getattr(scope["app"].state, "server", None) if "app" in scope else None
+
+
+def _traced(scope: Scope) -> contextlib.AbstractContextManager[RequestSpan | None]:
+    server = _server(scope)
+    if server is None or not server.service.tracing.on or scope["path"].endswith(UNTRACED):
+        return contextlib.nullcontext()
+    return server.service.tracing.request(Headers(scope=scope).getlist)
 
 
 class ErrorAnswers:

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from whisper_api.access.key_verification import key_id_in
+from whisper_api.access.keys import key_id_in
 from whisper_api.config import Config
 from whisper_api.errors import KeyExpired, RateLimited
 from whisper_api.server.middleware.cors import AllowedOrigins, is_preflight

@@ -5,35 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from whisper_api.formats import FORMATS, rendered
+from whisper_api.records import made_of
 from whisper_api.schema import SPEAKER_LABEL, Segment, TokenLogprob, Transcript
 from whisper_api.server.openai import bodies
 from whisper_api.server.openai.openai_request import OpenAIRequest
+from whisper_api.server.responses.results import Body
 from whisper_api.word_spacing import joined, space_between
 
 # The speaker of a segment without one; OpenAI's type requires a speaker.
 NO_SPEAKER = "unknown"
 # Diarization never tells a thousand speakers apart: a longer number is part of a name that a person chose.
 MAX_DIGITS = 3
-
-
-class Body(NamedTuple):
-    """The body of a response.
-
-    Attributes:
-        content: the bytes.
-        content_type: the media type with its parameters.
-        warnings: a sentence for each rule of a layout that does not hold.
-    """
-
-    content: bytes
-    content_type: str
-    warnings: tuple[str, ...] = ()
 
 
 def rendered_body(transcript: Transcript, openai_request: OpenAIRequest) -> Body:
@@ -64,10 +51,10 @@ def diarized_segments(transcript: Transcript) -> tuple[bodies.DiarizedSegment, .
     """The segments with their speakers."""
     names = speaker_names(transcript.speakers)
     return tuple(
-        bodies.DiarizedSegment(
+        made_of(
+            segment,
+            bodies.DiarizedSegment,
             id=f"seg_{number}",
-            start=segment.start,
-            end=segment.end,
             text=segment.text.strip(),
             speaker=names.get(segment.speaker, segment.speaker) if segment.speaker else NO_SPEAKER,
         )
@@ -102,14 +89,12 @@ def verbose_segments(segments: Sequence[Segment]) -> tuple[bodies.VerboseSegment
     """Segments with the fields of OpenAI's Whisper. As there, each text begins with the space before it."""
     texts = [segment.text.strip() for segment in segments]
     return tuple(
-        bodies.VerboseSegment(
-            id=segment.id,
+        made_of(
+            segment,
+            bodies.VerboseSegment,
             seek=round(100 * segment.start) if segment.seek is None else segment.seek,
-            start=segment.start,
-            end=segment.end,
             # Whisper writes a space before the first text too, as after the end of a sentence.
             text=space_between(before, text) + text,
-            tokens=segment.tokens,
             temperature=segment.temperature or 0.0,
             avg_logprob=segment.avg_logprob or 0.0,
             compression_ratio=segment.compression_ratio or 0.0,
@@ -141,7 +126,7 @@ def _verbose_json(transcript: Transcript, openai_request: OpenAIRequest) -> Body
         return _encoded(
             bodies.VerboseTranslation(duration=transcript.duration, text=_text(transcript), segments=segments)
         )
-    words = tuple(bodies.VerboseWord(word=word.word, start=word.start, end=word.end) for word in transcript.words)
+    words = tuple(made_of(word, bodies.VerboseWord) for word in transcript.words)
     return _encoded(
         bodies.VerboseTranscription(
             language=_language_name(transcript.language),

@@ -11,17 +11,18 @@ from msgspec import Meta
 from whisper_api.errors import InvalidOption
 from whisper_api.formats import option_warnings
 from whisper_api.options import Task
+from whisper_api.server.openai.bodies import InputAudio
 from whisper_api.server.openai.models import chosen_model
 from whisper_api.server.state import ServerState
 from whisper_api.server.uploads import forms
-from whisper_api.server.uploads.form_fields import FormFields, converted
+from whisper_api.server.uploads.form_fields import FormField, FormFields, converted
 from whisper_api.server.uploads.known_speakers import (
+    MAX_KNOWN_SPEAKERS,
     NAMES_FIELD,
     REFERENCES_FIELD,
     KnownSpeaker,
     read_known_speakers,
 )
-from whisper_api.server.uploads.webhook_fields import WEBHOOK_FIELDS, webhook_of
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
 Granularity = Literal["word", "segment"]
@@ -46,20 +47,75 @@ TRANSLATION_FORMATS = tuple(name for name in FORMATS if name != "diarized_json")
 ALIGNED = frozenset(("srt", "verbose_json", "vtt", "diarized_json"))
 STREAMED = ("json", "text", "diarized_json")
 STREAMABLE = ", ".join(STREAMED)
+# The options of transcriptions that both kinds of forms take as they are.
 OPTIONS = ("audio_track", "channels", "hallucinations", "prompt", "redact", "temperature", "vocabulary")
-COMMON_FIELDS = ("model", "response_format", "hotwords", "url", *WEBHOOK_FIELDS, *OPTIONS, *forms.RENDER_FIELDS)
 # Fields of this server's own form, for speakers whose voices are enrolled.
 IDENTIFY_FIELDS = ("identify", "identify_threshold")
-SINGLE_FIELDS = {
-    "transcribe": frozenset((*COMMON_FIELDS, "language", "stream", *IDENTIFY_FIELDS, CHUNKING_FIELD)),
-    "translate": frozenset(COMMON_FIELDS),
-}
-LIST_FIELDS = {
-    "transcribe": frozenset(
-        ("timestamp_granularities", "include", "keywords", "languages", NAMES_FIELD, REFERENCES_FIELD)
+MODEL_FIELD = FormField(
+    "model",
+    str,
+    "A name of OpenAI, such as `whisper-1` or `gpt-4o-transcribe`, for the configured model; or a Whisper model: its "
+    "name (`base`), its repository (`openai/whisper-base`), or an alias from the configuration",
+)
+# The fields of transcriptions and translations: those before the language, and those after it.
+FIRST_FIELDS = (forms.FILE, forms.URL, MODEL_FIELD)
+COMMON_FIELDS = (
+    *(field for field in forms.OPTION_FIELDS if field.name in (*OPTIONS, "hotwords")),
+    FormField("keywords[]", str, "An expected word", repeated=True),
+    *forms.WEBHOOK,
+)
+
+TRANSCRIPTION_FIELDS = (
+    *FIRST_FIELDS,
+    FormField("language", str, "Code or name of the spoken language; detected by default"),
+    FormField(
+        "languages[]",
+        str,
+        "A language that may be spoken; a single one is used as language, with several the language is detected",
+        repeated=True,
     ),
-    "translate": frozenset(("keywords",)),
-}
+    *COMMON_FIELDS,
+    FormField(
+        "response_format",
+        ResponseFormat,
+        "Format of the response; by default json, and diarized_json for `gpt-4o-transcribe-diarize`",
+    ),
+    *forms.RENDER_FIELDS,
+    FormField("timestamp_granularities[]", Granularity, "Times of a verbose_json; segment by default", repeated=True),
+    FormField("stream", bool, f"Send the text as it is decoded, if the format is one of {STREAMABLE}", default=False),
+    FormField(
+        CHUNKING_FIELD,
+        str,
+        'auto, or JSON: {"type": "server_vad", "threshold": 0.5, "silence_duration_ms": 200, "prefix_padding_ms": 300};'
+        " or a field for each key: chunking_strategy[type] ...",
+    ),
+    FormField("include[]", Literal["logprobs"], "logprobs: add the log probabilities to a json", repeated=True),
+    FormField(
+        "known_speaker_names[]",
+        str,
+        f"The name of a known speaker, up to {MAX_KNOWN_SPEAKERS}; the other speakers have letters",
+        repeated=True,
+    ),
+    FormField(
+        "known_speaker_references[]",
+        str,
+        "For each name, in the same order, 2 to 10 seconds of the speaker, as a data URL",
+        repeated=True,
+    ),
+    *(field for field in forms.OPTION_FIELDS if field.name in IDENTIFY_FIELDS),
+)
+TRANSLATION_FIELDS = (
+    *FIRST_FIELDS,
+    *COMMON_FIELDS,
+    FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
+    *forms.RENDER_FIELDS,
+)
+# Fields of a JSON body instead of the file.
+JSON_FIELDS = (
+    FormField("input_audio", InputAudio, "The recording in base64"),
+    FormField(forms.FILE.name, str, "The recording in base64, or as a data URL"),
+    FormField("file_url", str, "The same as url"),
+)
 # Clients send these fields for translations too, where OpenAI has no such fields. The warning gives the reason.
 NOT_FOR_TRANSLATIONS = {
     "language": "a translation is in English, and the language that is spoken is detected",
@@ -101,10 +157,8 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
     form = _form_fields(fields, task)
     name = form.last("model")
     forms.check_text("model", name or "", forms.MAX_WORD_CHARACTERS)
-    response_format: ResponseFormat = form.value("response_format", ResponseFormat, _default_format(name, task))
-    if task == "translate" and response_format not in TRANSLATION_FORMATS:
-        raise InvalidOption("response_format", f"expected one of {', '.join(TRANSLATION_FORMATS)}")
-    stream: bool = form.value("stream", bool, False)
+    response_format: ResponseFormat = form.value("response_format", _default_format(name, task))
+    stream: bool = task == "transcribe" and form.value("stream")
     if stream and response_format not in STREAMED:
         form.note(f"stream was ignored: {response_format} is answered as a whole; {STREAMABLE} can be streamed")
         stream = False
@@ -122,7 +176,7 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
         "logprobs": _logprobs(form, response_format),
     }
     layout = forms.render_options(form)
-    webhook_url, webhook_include_result = webhook_of(form, state.config)
+    webhook_url, webhook_include_result = forms.webhook_of(form, state.config)
     return OpenAIRequest(
         options=forms.transcription_options(values),
         response_format=response_format,
@@ -140,8 +194,7 @@ def read_fields(fields: Sequence[tuple[str, str]], state: ServerState, task: Tas
 def _form_fields(fields: Sequence[tuple[str, str]], task: Task) -> FormFields:
     unused = NOT_FOR_TRANSLATIONS if task == "translate" else {}
     used = [(name, value) for name, value in fields if name not in unused]
-    objects = (CHUNKING_FIELD,) if task == "transcribe" else ()
-    form = FormFields(used, SINGLE_FIELDS[task], LIST_FIELDS[task], objects)
+    form = FormFields(used, TRANSLATION_FIELDS) if unused else FormFields(used, TRANSCRIPTION_FIELDS, (CHUNKING_FIELD,))
     for name, value in fields:
         if name in unused and value.strip().lower() not in OFF:
             form.note(f"{name} was ignored: {unused[name]}")
@@ -168,7 +221,7 @@ def _known_speakers(form: FormFields, model: str | None, response_format: str) -
 
 def _identify(form: FormFields, response_format: str) -> dict[str, str]:
     texts = form.texts(IDENTIFY_FIELDS)
-    if response_format != "diarized_json" and form.value("identify", bool, False):
+    if texts and response_format != "diarized_json" and form.value("identify"):
         form.note(f"identify was ignored: {response_format} does not tell who speaks; diarized_json does")
     return texts if response_format == "diarized_json" else {}
 

@@ -133,18 +133,14 @@ def _answers(responses: Object) -> Iterator[str]:
 def _body(media_type: str, schema: Schema) -> str:
     if "properties" not in schema:
         return f"<h4>Body</h4><p><code>{escape(media_type)}</code> {_type(schema)}</p>"
-    required = schema.get("required", ())
-    rows = [_row(name, field, name in required) for name, field in schema["properties"].items()]
-    return _table(f"Body, {media_type}", rows)
+    return _table(f"Body, {media_type}", _rows(schema))
 
 
 def _component(name: str, schema: Schema) -> str:
-    required = schema.get("required", ())
-    rows = [_row(field, value, field in required) for field, value in schema.get("properties", {}).items()]
     anchor = escape(name)
     return (
         f'<details class="value"><summary><h3><code>{anchor}</code></h3></summary>'
-        f'<div id="value-{anchor}">{_prose(schema.get("description", ""))}{_table("", rows)}</div></details>'
+        f'<div id="value-{anchor}">{_prose(schema.get("description", ""))}{_table("", _rows(schema))}</div></details>'
     )
 
 
@@ -156,6 +152,11 @@ def _table(heading: str, rows: list[str]) -> str:
         f'{title}<div class="wide"><table><thead><tr><th scope="col">Name</th><th scope="col">Type</th>'
         f'<th scope="col">Description</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
+
+
+def _rows(schema: Schema) -> list[str]:
+    required = schema.get("required", ())
+    return [_row(name, field, name in required) for name, field in schema.get("properties", {}).items()]
 
 
 def _row(name: str, schema: Schema, required: bool, location: str = "") -> str:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from whisper_api import errors
 from whisper_api.server.openai.errors import RETRY_HEADER, error_body, status_of
 from whisper_api.server.openapi.struct_schemas import described
-from whisper_api.server.operations import Cause, Operation
+from whisper_api.server.operations import Cause, JsonBody, Operation
 from whisper_api.server.responses.problems import TOO_MANY_CONNECTIONS, TOO_MANY_RESPONSES, Problem
+from whisper_api.server.uploads.receiving import BODY_REFUSALS
 
 # The meaning of a status that an operation lists without a class or a problem.
 MEANINGS = {
@@ -53,7 +54,12 @@ def refusals_of(operation: Operation, *, authorization: bool, openai: bool) -> l
         authorization: whether the server asks for keys.
         openai: whether the operation is one of OpenAI's, which have other codes, statuses and headers.
     """
-    causes = [*operation.refusals, *EVERYWHERE]
+    causes = [*operation.refusals, *(cause for each in operation.parameters for cause in each.refusals)]
+    if operation.body is not None or any(each.location == "query" for each in operation.parameters):
+        causes.append(errors.InvalidOption)
+    if isinstance(operation.body, JsonBody):
+        causes += BODY_REFUSALS
+    causes += EVERYWHERE
     if operation.tag != HEALTH:
         causes += [TOO_MANY_CONNECTIONS, TOO_MANY_RESPONSES]
     if operation.body is not None:

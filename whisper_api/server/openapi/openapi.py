@@ -14,10 +14,10 @@ from whisper_api.server.openai.bodies import ErrorBody
 from whisper_api.server.openai.errors import TAG as OPENAI_TAG
 from whisper_api.server.openapi.error_responses import refusals_of
 from whisper_api.server.openapi.struct_schemas import Schema, described, schemas_of, without_null
-from whisper_api.server.operations import Answer, FormBody, FormField, JsonBody, Operation, Parameter
-from whisper_api.server.resource import Resource
+from whisper_api.server.operations import Answer, FormBody, JsonBody, Operation, Parameter, Resource
 from whisper_api.server.responses.problems import MEDIA_TYPE, ProblemBody
 from whisper_api.server.state import version
+from whisper_api.server.uploads.form_fields import FormField
 from whisper_api.server.uploads.incoming import URL_FIELD
 from whisper_api.server.uploads.plain_bodies import FILE_NAME, RAW_TYPES
 
@@ -136,8 +136,6 @@ def _endpoints(routes: Mapping[str, Resource]) -> Iterator[_Endpoint]:
 
 def _kinds(kind: Any) -> tuple[Any, ...]:
     """The members of a union for which msgspec makes no common schema, because its Structs have no tag."""
-    if isinstance(kind, tuple):
-        return kind
     parts = get_args(kind)
     structs = [part for part in parts if isinstance(part, type) and issubclass(part, msgspec.Struct)]
     untagged = [part for part in structs if part.__struct_config__.tag is None]
@@ -220,13 +218,8 @@ def _body(body: FormBody | JsonBody, types: _Types) -> dict[str, Any]:
 def _raw_parameters(body: FormBody, types: _Types) -> list[dict[str, Any]]:
     """The query parameters of a body that is the file itself."""
     fields = [field for field in body.fields if field.type is not bytes and field.name != URL_FIELD]
-    file_name = {
-        "name": FILE_NAME,
-        "in": "query",
-        "required": False,
-        "description": "Name of the file when the body is the recording itself; Content-Disposition may name it too",
-        "schema": {"type": "string"},
-    }
+    about_name = "Name of the file when the body is the recording itself; Content-Disposition may name it too"
+    file_name = _parameter(Parameter(FILE_NAME, str, about_name), types)
     options = {
         "name": "fields",
         "in": "query",

@@ -1,11 +1,11 @@
-"""Responses with the result of a job: rendered for the request, and noted as delivered when the client has it."""
+"""Responses to a submission, and with the result of a job: rendered, and noted as delivered when the client has it."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -13,22 +13,34 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from whisper_api import errors
+from whisper_api.errors import Draining, JobFailed
 from whisper_api.formats import DOCUMENTS, FORMATS, document, option_warnings, rendered
 from whisper_api.job_values import job_result
 from whisper_api.options import RenderOptions
+from whisper_api.server.operations import JsonResponse
+from whisper_api.server.realtime.waiting import wait_for_end
 from whisper_api.server.responses.delivery import DeliveredResponse
-from whisper_api.server.responses.problems import Problem
+from whisper_api.server.responses.problems import FileOutcome, Problem, problem_of
 from whisper_api.server.state import ServerState, blocking, caller_of, state_of, viewer_of
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
+
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-class _Body(NamedTuple):
+class Body(NamedTuple):
+    """A rendered result.
+
+    Attributes:
+        content: the bytes.
+        content_type: the media type with its parameters.
+        warnings: a sentence for each option without effect, and for each rule of a layout that does not hold.
+    """
+
     content: bytes
     content_type: str
     warnings: tuple[str, ...] = ()
@@ -134,19 +146,19 @@ def failed_in_sync(error: errors.JobFailed) -> Problem:
     return failure_problem(error, kinds) or Problem(*errors.RULES[errors.JobFailed], str(error))
 
 
-def _body(service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]) -> _Body:
+def _body(service: JobService, job_id: str, viewer: str | None, format: str | None, layout: Mapping[str, Any]) -> Body:
     job, transcript = service.result(job_id, viewer)
     options = msgspec.structs.replace(job.render_options, **layout)
     if format in DOCUMENTS:
         warnings = option_warnings(msgspec.structs.replace(RenderOptions(), **layout), format)
-        return _Body(document(transcript, format), DOCUMENTS[format].media_type, warnings)
+        return Body(document(transcript, format), DOCUMENTS[format].media_type, warnings)
     text, warnings = rendered(transcript, format or job.output_format, options)
     if format is None:
         whole = job_result(transcript, text, (*job.warnings, *warnings), job.metadata)
-        return _Body(msgspec.json.encode(whole), "application/json")
+        return Body(msgspec.json.encode(whole), "application/json")
     media_type = FORMATS[format].media_type
     suffix = "" if media_type.endswith("json") else "; charset=utf-8"
-    return _Body(text.encode(), f"{media_type}{suffix}", warnings)
+    return Body(text.encode(), f"{media_type}{suffix}", warnings)
 
 
 # RFC 7234, section 5.5. RFC 9111 has dropped the field because caches made no use of it; its name stays registered.
@@ -168,3 +180,83 @@ def add_warnings(response: Response, warnings: Iterable[str]) -> None:
         text = "".join(each if each.isprintable() else " " for each in warning[:MAX_CHARACTERS])
         quoted = text.encode("ascii", "backslashreplace").decode().replace("\\", "\\\\").replace('"', '\\"')
         response.headers.append(WARNING, f'{CODE} - "{quoted}"')
+
+
+# The client asks for the status of a new job after this time.
+RETRY_SECONDS = 1
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """The server has stored the job and runs it, also after a crash or a restart.
+
+    Attributes:
+        job_id: a UUID.
+        status_url: path of the job's status; append it to the server's address with its prefix.
+    """
+
+    job_id: str
+    status_url: str
+
+
+class AcceptedFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a request with several files.
+
+    Attributes:
+        jobs: one outcome for each file, in the order in which the files were sent.
+    """
+
+    jobs: tuple[FileOutcome, ...]
+
+
+def accepted_response(request: Request, job_id: str) -> Response:
+    """A 202 response with the job's id and the address of its status.
+
+    Args:
+        request: the submission.
+        job_id: id of the new job.
+    """
+    headers = {"Location": status_location(request, job_id), "Retry-After": str(RETRY_SECONDS)}
+    return JsonResponse(Accepted(job_id=job_id, status_url=status_path(job_id)), 202, headers)
+
+
+async def when_ended(
+    request: Request, job_id: str, respond: Callable[[], Awaitable[Response]], seconds: float | None
+) -> Response:
+    """Wait for a job and respond with its result, or after the time limit with 202 and the job's address.
+
+    Args:
+        request: a request whose body was read.
+        job_id: id of the job.
+        respond: makes the response when the job has ended.
+        seconds: the time limit; None for no limit.
+
+    Raises:
+        Problem: the job failed; or the server stops, and then the header ``Location`` names the job.
+        JobError: the job has no result.
+        ClientDisconnect: the client has gone; the job goes on.
+    """
+    try:
+        if await wait_for_end(request, job_id, seconds):
+            return await respond()
+        return accepted_response(request, job_id)
+    except JobFailed as error:
+        raise failed_in_sync(error) from error
+    except Draining as error:
+        problem = problem_of(error)
+        problem.headers["Location"] = status_location(request, job_id)
+        raise problem from error
+
+
+def status_path(job_id: str) -> str:
+    """The path of a job's status, without the prefix of the application."""
+    return f"/transcription/{job_id}"
+
+
+def status_location(request: Request, job_id: str) -> str:
+    """The path of a job's status with the prefix of the application, for the header ``Location``.
+
+    Args:
+        request: a request to the application.
+        job_id: id of the job.
+    """
+    return f"{request.scope.get('root_path', '')}{status_path(job_id)}"

@@ -15,18 +15,15 @@ from starlette.responses import Response
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFound, ResultGone
 from whisper_api.formats import render
 from whisper_api.options import SpeakerCount
+from whisper_api.records import made_of
 from whisper_api.schema import Transcript
 from whisper_api.server.openai.answers import verbose_segments
-from whisper_api.server.operations import Answer, FormBody, Operation, Parameter
-from whisper_api.server.responses.results import delivered, in_turn
-from whisper_api.server.responses.submission_responses import when_ended
+from whisper_api.server.operations import Answer, FormBody, Parameter, operation
+from whisper_api.server.responses.results import delivered, in_turn, when_ended
 from whisper_api.server.state import ServerState, state_of, viewer_of
-from whisper_api.server.uploads.forms import UploadForm, read_form
+from whisper_api.server.uploads.forms import AUDIO_FILE, ENCODE, IDEMPOTENCY_KEY, UPLOAD_REFUSALS, UploadForm, read_form
 from whisper_api.server.uploads.incoming import IncomingForm
-from whisper_api.server.uploads.rules import UploadRules
-from whisper_api.server.uploads.submitting import accept_waited
-from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, IDEMPOTENCY_KEY
-from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
+from whisper_api.server.uploads.submitting import UploadRules, accept_waited
 from whisper_api.word_spacing import pieces
 
 AsrOutput = Literal["txt", "vtt", "srt", "tsv", "json"]
@@ -63,6 +60,24 @@ class AsrForm(UploadForm, frozen=True, kw_only=True):
     answer_name: str
 
 
+@operation(
+    Answer(
+        200,
+        "The transcript in the requested format",
+        {MEDIA_TYPE: str},
+        {
+            ENGINE_HEADER: f"Always `{ENGINE_NAME}`",
+            "Content-Disposition": "Name of the recording, with the format as its extension",
+            JOB_HEADER: "Id of the job",
+        },
+    ),
+    tag="whisper-asr-webservice",
+    refusals=(*UPLOAD_REFUSALS, JobFailed, JobCanceled, JobNotFound, ResultGone),
+    parameters=(*PARAMETERS, IDEMPOTENCY_KEY),
+    body=FormBody((dataclasses.replace(AUDIO_FILE, required=True),)),
+    audit="job.submit",
+    scope="transcribe",
+)
 async def asr(request: Request) -> Response:
     """Transcribe audio, as the route of this name of whisper-asr-webservice does.
 
@@ -127,9 +142,8 @@ def _read(query: dict[str, Any], upload: IncomingForm, state: ServerState) -> As
         if error.field == "prompt":
             raise InvalidOption(PROMPT.name, str(error).partition(": ")[2]) from None
         raise
-    values = {name: getattr(form, name) for name in UploadForm.__struct_fields__}
     answer_name = f"{upload.files[0].file_name or AUDIO_FILE.name}.{output}"
-    return AsrForm(**values, output=output, words=query["word_timestamps"], answer_name=answer_name)
+    return made_of(form, AsrForm, output=output, words=query["word_timestamps"], answer_name=answer_name)
 
 
 def _text(state: ServerState, job_id: str, viewer: str | None, form: AsrForm) -> str:
@@ -160,26 +174,3 @@ def _json(transcript: Transcript, words: bool) -> str:
         segments.append(fields)
     text = "".join(segment["text"] for segment in segments)
     return json.dumps({"text": text, "segments": segments, "language": transcript.language})
-
-
-ASR = Operation(
-    asr,
-    (
-        Answer(
-            200,
-            "The transcript in the requested format",
-            {MEDIA_TYPE: str},
-            {
-                ENGINE_HEADER: f"Always `{ENGINE_NAME}`",
-                "Content-Disposition": "Name of the recording, with the format as its extension",
-                JOB_HEADER: "Id of the job",
-            },
-        ),
-    ),
-    tag="whisper-asr-webservice",
-    refusals=(*UPLOAD_REFUSALS, JobFailed, JobCanceled, JobNotFound, ResultGone),
-    parameters=(*PARAMETERS, IDEMPOTENCY_KEY),
-    body=FormBody((dataclasses.replace(AUDIO_FILE, required=True),)),
-    audit="job.submit",
-    scope="transcribe",
-)

@@ -14,9 +14,8 @@ from starlette.responses import Response
 from whisper_api.server.middleware.proxies import public_url
 from whisper_api.server.openapi.docs import ADDRESS_MARK, page
 from whisper_api.server.openapi.openapi import description
-from whisper_api.server.operations import Answer, Operation
-from whisper_api.server.resource import Resource
-from whisper_api.server.state import reads, state_of
+from whisper_api.server.operations import Answer, Resource, operation
+from whisper_api.server.state import state_of
 
 # The page runs no script and loads only its stylesheet, and no other page may embed it.
 CONTENT_SECURITY_POLICY = (
@@ -25,17 +24,20 @@ CONTENT_SECURITY_POLICY = (
 PAGE_HEADERS = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Referrer-Policy": "no-referrer"}
 
 
-async def openapi(request: Request) -> Response:
+document_call = functools.partial(operation, tag="Documents", open=True)
+
+
+@document_call(Answer(200, "The description", {"application/json": dict[str, Any]}))
+def openapi(request: Request) -> Response:
     """The description of the API for programs (OpenAPI 3.1)."""
-    described = await reads(request, _described, request)
-    return Response(described[0], media_type="application/json")
+    return Response(_described(request)[0], media_type="application/json")
 
 
-async def docs(request: Request) -> Response:
+@document_call(Answer(200, "The page", {"text/html": str}))
+def docs(request: Request) -> Response:
     """The description of the API for people."""
-    _, parts = await reads(request, _described, request)
     address = escape(shlex.quote(public_url(request))).encode()
-    return Response(address.join(parts), headers=PAGE_HEADERS, media_type="text/html")
+    return Response(address.join(_described(request)[1]), headers=PAGE_HEADERS, media_type="text/html")
 
 
 def _described(request: Request) -> tuple[bytes, tuple[bytes, ...]]:
@@ -53,9 +55,3 @@ def _made(
     """
     api = description(dict(routes), root_path=root_path, authorization=authorization)
     return msgspec.json.encode(api), tuple(part.encode() for part in page(api).split(ADDRESS_MARK))
-
-
-DESCRIPTION = Operation(
-    openapi, (Answer(200, "The description", {"application/json": dict[str, Any]}),), tag="Documents", open=True
-)
-PAGE = Operation(docs, (Answer(200, "The page", {"text/html": str}),), tag="Documents", open=True)

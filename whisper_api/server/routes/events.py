@@ -12,10 +12,9 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.errors import InvalidOption, JobNotFound, WhisperApiError
+from whisper_api.errors import WhisperApiError
 from whisper_api.job_values import JobEvent
-from whisper_api.server.operations import Answer, Operation, Parameter
-from whisper_api.server.query import job_id_of
+from whisper_api.server.operations import Answer, Parameter, job_id_of, operation
 from whisper_api.server.realtime.event_stream import HEARTBEAT, EventStream, frames
 from whisper_api.server.realtime.waiting import watch_events
 from whisper_api.server.responses.problems import Problem
@@ -36,6 +35,14 @@ AFTER = Parameter(
 )
 
 
+@operation(
+    Answer(200, "A stream of events", {"text/event-stream": JobEvent}),
+    Answer(204, "The client has already received the last event of this job"),
+    tag="Jobs",
+    parameters=(JOB_ID, AFTER, LAST_EVENT_ID),
+    audit="job.read",
+    scope="read",
+)
 async def events(request: Request) -> Response:
     """Stream the events of a job as server-sent events, until the job has ended.
 
@@ -87,20 +94,6 @@ def _last_id(request: Request) -> int:
     return after
 
 
-EVENTS = Operation(
-    events,
-    (
-        Answer(200, "A stream of events", {"text/event-stream": JobEvent}),
-        Answer(204, "The client has already received the last event of this job"),
-    ),
-    tag="Jobs",
-    refusals=(InvalidOption, JobNotFound),
-    parameters=(JOB_ID, AFTER, LAST_EVENT_ID),
-    audit="job.read",
-    scope="read",
-)
-
-
 PAUSE_SECONDS = 0.2
 # A proxy that collects responses sends the first with the head of the response, and the last with its end.
 PARTS = 3
@@ -116,6 +109,11 @@ class StreamCheckEvent(msgspec.Struct, frozen=True, tag_field="event", tag="chec
     part: int
 
 
+@operation(
+    Answer(200, "A stream of three events", {"text/event-stream": StreamCheckEvent}),
+    tag="Server",
+    roles=("user", "admin", "operator"),
+)
 async def check(request: Request) -> Response:
     """Stream three events with a pause of a fifth of a second before each but the first.
 
@@ -132,11 +130,3 @@ async def _others() -> AsyncGenerator[bytes, None]:
 
 def _event(part: int) -> bytes:
     return b"event: check\ndata: %s\n\n" % msgspec.json.encode(StreamCheckEvent(part))
-
-
-CHECK = Operation(
-    check,
-    (Answer(200, "A stream of three events", {"text/event-stream": StreamCheckEvent}),),
-    tag="Server",
-    roles=("user", "admin", "operator"),
-)

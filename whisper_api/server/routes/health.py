@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.server.operations import Answer, Operation
-from whisper_api.server.resource import JsonResponse
+from whisper_api.server.operations import Answer, operation
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.state import reads, service_of, state_of
+from whisper_api.server.state import service_of
 
 RETRY_SECONDS = 5
 
@@ -40,30 +40,17 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
 
 
-async def livez(request: Request) -> Response:
+health_call = functools.partial(operation, tag="Health", open=True)
+
+
+@health_call("The process responds")
+async def livez(request: Request) -> Alive:
     """Check that the process responds. A server that is still loading models passes, so that nothing restarts it."""
-    return JsonResponse(Alive())
+    return Alive()
 
 
-async def readyz(request: Request) -> Response:
-    """Check that the server runs jobs, and list the models that are still being loaded.
-
-    Raises:
-        Problem: 503 with the state as its code: starting, stalled, draining, disk_full, device_lost, degraded
-        or failed.
-    """
-    state = state_of(request)
-    health = await reads(request, state.service.health)
-    if not health.ready:
-        raise Problem(503, health.state, health.reason, {"Retry-After": str(RETRY_SECONDS)})
-    return JsonResponse(Ready(status=health.state, loading=health.loading, reason=health.reason))
-
-
-LIVEZ = Operation(livez, (Answer(200, "The process responds", {"application/json": Alive}),), tag="Health", open=True)
-READYZ = Operation(
-    readyz,
-    (Answer(200, "The server runs jobs", {"application/json": Ready}),),
-    tag="Health",
+@health_call(
+    "The server runs jobs",
     refusals=(
         Problem(503, "starting", "The server starts and loads models"),
         Problem(503, "stalled", "A running job makes no progress"),
@@ -72,21 +59,26 @@ READYZ = Operation(
         Problem(503, "degraded", "No engine of the cluster runs: jobs wait until one does"),
         Problem(503, "failed", "Models cannot be loaded, or results cannot be written"),
     ),
-    open=True,
 )
+def readyz(request: Request) -> Ready:
+    """Check that the server runs jobs, and list the models that are still being loaded.
+
+    Raises:
+        Problem: 503 with the state as its code: starting, stalled, draining, disk_full, device_lost, degraded
+        or failed.
+    """
+    health = service_of(request).health()
+    if not health.ready:
+        raise Problem(503, health.state, health.reason, {"Retry-After": str(RETRY_SECONDS)})
+    return Ready(status=health.state, loading=health.loading, reason=health.reason)
 
 
-async def metrics(request: Request) -> Response:
+@operation(Answer(200, "The metrics", {"text/plain": str}), tag="Server", roles=("metrics", "admin", "operator"))
+def metrics(request: Request) -> Response:
     """Get the metrics of the server for Prometheus, as text or in the format of OpenMetrics.
 
     ``WHISPER_METRICS_PORT`` opens another port, which has only this path and needs no key.
     """
-    accept = request.headers.get("accept", "")
-    body, content_type = await reads(request, service_of(request).metrics.render, accept)
+    body, content_type = service_of(request).metrics.render(request.headers.get("accept", ""))
     # Not as the argument media_type, to which Starlette would add a second charset.
     return Response(body, headers={"Content-Type": content_type})
-
-
-METRICS = Operation(
-    metrics, (Answer(200, "The metrics", {"text/plain": str}),), tag="Server", roles=("metrics", "admin", "operator")
-)

@@ -12,16 +12,23 @@ from starlette.responses import Response
 from whisper_api.job_values import SpokenLanguage
 from whisper_api.records import made_of
 from whisper_api.schema import Transcript
-from whisper_api.server.operations import Answer, FormBody, Operation
-from whisper_api.server.responses.results import delivered, in_turn
-from whisper_api.server.responses.submission_responses import accepted_response, when_ended
+from whisper_api.server.operations import Answer, FormBody, operation
+from whisper_api.server.responses.results import accepted_response, delivered, in_turn, when_ended
 from whisper_api.server.routes.transcription import ACCEPTED, IN_SYNC, REFUSALS
 from whisper_api.server.state import state_of, viewer_of
-from whisper_api.server.uploads.forms import UploadForm, read_form
+from whisper_api.server.uploads.forms import (
+    AUDIO_FILE,
+    ENCODE,
+    FILE,
+    IDEMPOTENCY_KEY,
+    JOB_FIELDS,
+    SYNC,
+    URL,
+    UploadForm,
+    read_form,
+)
 from whisper_api.server.uploads.incoming import IncomingForm
-from whisper_api.server.uploads.rules import UploadRules
-from whisper_api.server.uploads.submitting import accept, accept_waited
-from whisper_api.server.uploads.upload_fields import AUDIO_FILE, ENCODE, FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
+from whisper_api.server.uploads.submitting import UploadRules, accept, accept_waited
 
 PURPOSE = "detect-language"
 # This server's name of the field, and the name that whisper-asr-webservice gives the field.
@@ -31,6 +38,19 @@ FIELD_NAMES = ("model", "language", "audio_track", "vad", "vad_onset", "vad_offs
 OTHER_NAMES = ("keep_result", "metadata", "hf_token", "device", "device_index")
 
 
+@operation(
+    Answer(200, "The language", {"application/json": SpokenLanguage}),
+    ACCEPTED,
+    tag="Transcription",
+    refusals=(*REFUSALS, *IN_SYNC),
+    parameters=(ENCODE, IDEMPOTENCY_KEY),
+    body=FormBody(
+        (FILE, AUDIO_FILE, URL, *(field for field in JOB_FIELDS if field.name in (*FIELD_NAMES, *OTHER_NAMES)), SYNC),
+        raw=True,
+    ),
+    audit="job.submit",
+    scope="transcribe",
+)
 async def detect(request: Request) -> Response:
     """Detect the language of a recording without making a transcript.
 
@@ -86,18 +106,3 @@ def spoken_language(
         language_code=transcript.language,
         confidence=transcript.language_probability or 0.0,
     )
-
-
-DETECT = Operation(
-    detect,
-    (Answer(200, "The language", {"application/json": SpokenLanguage}), ACCEPTED),
-    tag="Transcription",
-    refusals=(*REFUSALS, *IN_SYNC),
-    parameters=(ENCODE, IDEMPOTENCY_KEY),
-    body=FormBody(
-        (FILE, AUDIO_FILE, URL, *(field for field in JOB_FIELDS if field.name in (*FIELD_NAMES, *OTHER_NAMES)), SYNC),
-        raw=True,
-    ),
-    audit="job.submit",
-    scope="transcribe",
-)

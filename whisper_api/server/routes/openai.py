@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+import functools
+from typing import TYPE_CHECKING
 
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.errors import InvalidInput, JobCanceled, JobFailed, JobNotFound, ResultGone, UnknownModel
-from whisper_api.options import Channels, Hallucinations, RedactKind, Task
+from whisper_api.options import Task
 from whisper_api.server.openai import bodies
-from whisper_api.server.openai.answers import Body, rendered_body
+from whisper_api.server.openai.answers import rendered_body
 from whisper_api.server.openai.errors import TAG, job_problem
 from whisper_api.server.openai.models import model_named, models_here
 from whisper_api.server.openai.openai_request import (
-    CHUNKING_FIELD,
-    IDENTIFY_FIELDS,
-    STREAMABLE,
-    TRANSLATION_FORMATS,
-    Granularity,
+    JSON_FIELDS,
+    TRANSCRIPTION_FIELDS,
+    TRANSLATION_FIELDS,
     OpenAIRequest,
-    ResponseFormat,
     read_fields,
 )
 from whisper_api.server.openai.streaming import stream_response
-from whisper_api.server.operations import Answer, Cause, FormBody, FormField, Operation, Parameter
+from whisper_api.server.operations import Answer, Cause, FormBody, Parameter, operation
 from whisper_api.server.realtime.waiting import wait_for_end
-from whisper_api.server.resource import JsonResponse
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.responses.results import WARNING, add_warnings, delivered, in_turn
-from whisper_api.server.state import reads, state_of, viewer_of
-from whisper_api.server.uploads import upload_fields
+from whisper_api.server.responses.results import WARNING, Body, add_warnings, delivered, in_turn
+from whisper_api.server.state import state_of, viewer_of
+from whisper_api.server.uploads.forms import IDEMPOTENCY_KEY, UPLOAD_REFUSALS
 from whisper_api.server.uploads.incoming import IncomingForm
-from whisper_api.server.uploads.known_speakers import MAX_KNOWN_SPEAKERS
-from whisper_api.server.uploads.rules import UploadRules
-from whisper_api.server.uploads.submitting import accept_waited
-from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
+from whisper_api.server.uploads.submitting import UploadRules, accept_waited
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService
@@ -48,6 +40,60 @@ JOB_HEADER = "X-Job-ID"
 PURPOSES: dict[Task, str] = {"transcribe": "/v1/audio/transcriptions", "translate": "/v1/audio/translations"}
 
 
+TEXTS = {"text/plain": str, "application/x-subrip": str, "text/vtt": str}
+HEADERS = {
+    JOB_HEADER: "Id of the job",
+    WARNING: "A field that was ignored, or a request that could not be followed; the header may be repeated",
+}
+REFUSALS: tuple[Cause, ...] = (
+    *UPLOAD_REFUSALS,
+    InvalidInput,
+    JobCanceled,
+    JobNotFound,
+    ResultGone,
+    Problem(500, "job_failed", "The job ended without a result, and another attempt would fail too"),
+)
+
+transcribe_call = functools.partial(
+    operation,
+    Answer(
+        200,
+        "The transcript in the requested format",
+        {
+            "application/json": bodies.Transcription | bodies.VerboseTranscription | bodies.DiarizedTranscription,
+            **TEXTS,
+            "text/event-stream": bodies.StreamEvent,
+        },
+        headers=HEADERS,
+    ),
+    tag=TAG,
+    refusals=REFUSALS,
+    body=FormBody(TRANSCRIPTION_FIELDS, json_fields=JSON_FIELDS),
+    audit="job.submit",
+    scope="transcribe",
+)
+translate_call = functools.partial(
+    operation,
+    Answer(
+        200,
+        "The English text in the requested format",
+        {"application/json": bodies.Translation | bodies.VerboseTranslation, **TEXTS},
+        headers=HEADERS,
+    ),
+    tag=TAG,
+    refusals=REFUSALS,
+    body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
+    audit="job.submit",
+    scope="transcribe",
+)
+OF_DEPLOYMENT = (
+    IDEMPOTENCY_KEY,
+    Parameter("deployment", str, "The name of a model", location="path", required=True),
+    Parameter("api-version", str, "Ignored"),
+)
+
+
+@transcribe_call(parameters=(IDEMPOTENCY_KEY,))
 async def transcribe(request: Request) -> Response:
     """Transcribe audio, as OpenAI's route of this name does.
 
@@ -64,6 +110,7 @@ async def transcribe(request: Request) -> Response:
     return await _answer(request, "transcribe")
 
 
+@translate_call(parameters=(IDEMPOTENCY_KEY,))
 async def translate(request: Request) -> Response:
     """Transcribe audio into English text, as OpenAI's route of this name does.
 
@@ -72,6 +119,7 @@ async def translate(request: Request) -> Response:
     return await _answer(request, "translate")
 
 
+@transcribe_call(parameters=OF_DEPLOYMENT)
 async def transcribe_deployment(request: Request) -> Response:
     """Transcribe audio, as Azure's route of this name does.
 
@@ -81,6 +129,7 @@ async def transcribe_deployment(request: Request) -> Response:
     return await _answer(request, "transcribe", request.path_params["deployment"])
 
 
+@translate_call(parameters=OF_DEPLOYMENT)
 async def translate_deployment(request: Request) -> Response:
     """Transcribe audio into English text, as Azure's route of this name does.
 
@@ -89,16 +138,21 @@ async def translate_deployment(request: Request) -> Response:
     return await _answer(request, "translate", request.path_params["deployment"])
 
 
-async def models(request: Request) -> Response:
+@operation("The models", tag=TAG)
+def models(request: Request) -> bodies.ModelList:
     """List the models on the server; the configured model is the first. Transcriptions may also name other models."""
-    state = state_of(request)
-    return JsonResponse(bodies.ModelList(data=await reads(request, models_here, state)))
+    return bodies.ModelList(data=models_here(state_of(request)))
 
 
-async def model(request: Request) -> Response:
+@operation(
+    "The model",
+    tag=TAG,
+    refusals=(UnknownModel,),
+    parameters=(Parameter("id", str, "Name of the model", location="path", required=True),),
+)
+def model(request: Request) -> bodies.Model:
     """Look up the model that a transcription uses when its request has this name."""
-    state = state_of(request)
-    return JsonResponse(await reads(request, model_named, request.path_params["id"], state))
+    return model_named(request.path_params["id"], state_of(request))
 
 
 async def _answer(request: Request, task: Task, deployment: str | None = None) -> Response:
@@ -143,154 +197,3 @@ def _body(
     _, transcript = service.result(job_id, viewer)
     body = rendered_body(transcript, openai_request)
     return body, (*transcript.warnings, *body.warnings)
-
-
-MODEL_FIELD = FormField(
-    "model",
-    str,
-    "A name of OpenAI, such as `whisper-1` or `gpt-4o-transcribe`, for the configured model; or a Whisper model: its "
-    "name (`base`), its repository (`openai/whisper-base`), or an alias from the configuration",
-)
-# The fields of transcriptions and translations: those before the language, and those after it.
-FIRST_FIELDS = (upload_fields.FILE, upload_fields.URL, MODEL_FIELD)
-COMMON_FIELDS = (
-    FormField("prompt", str, "Text that precedes the audio: spelling, style, names"),
-    FormField("temperature", Annotated[float, Meta(ge=0.0, le=1.0)], "Temperature of the first attempt"),
-    FormField("hotwords", str, "Expected words, put before every window"),
-    FormField("redact", str, f"Personal data to replace by markers: {', '.join(get_args(RedactKind))}"),
-    FormField("audio_track", Annotated[int, Meta(ge=1)], "Number of the audio track, counted from 1"),
-    FormField(
-        "channels", Channels, "mix; separate: each channel is one speaker; auto: separate them where each surely is"
-    ),
-    FormField(
-        "hallucinations",
-        Hallucinations,
-        "Text that Whisper invents where nobody speaks: keep it, flag its segments, or drop it",
-        default="drop",
-    ),
-    FormField("keywords[]", str, "An expected word", repeated=True),
-    upload_fields.VOCABULARY,
-    *upload_fields.WEBHOOK,
-)
-
-TRANSCRIPTION_FIELDS = (
-    *FIRST_FIELDS,
-    FormField("language", str, "Code or name of the spoken language; detected by default"),
-    FormField(
-        "languages[]",
-        str,
-        "A language that may be spoken; a single one is used as language, with several the language is detected",
-        repeated=True,
-    ),
-    *COMMON_FIELDS,
-    FormField(
-        "response_format",
-        ResponseFormat,
-        "Format of the response; by default json, and diarized_json for `gpt-4o-transcribe-diarize`",
-    ),
-    *upload_fields.RENDER_FIELDS,
-    FormField("timestamp_granularities[]", Granularity, "Times of a verbose_json; segment by default", repeated=True),
-    FormField("stream", bool, f"Send the text as it is decoded, if the format is one of {STREAMABLE}"),
-    FormField(
-        CHUNKING_FIELD,
-        str,
-        'auto, or JSON: {"type": "server_vad", "threshold": 0.5, "silence_duration_ms": 200, "prefix_padding_ms": 300};'
-        " or a field for each key: chunking_strategy[type] ...",
-    ),
-    FormField("include[]", Literal["logprobs"], "logprobs: add the log probabilities to a json", repeated=True),
-    FormField(
-        "known_speaker_names[]",
-        str,
-        f"The name of a known speaker, up to {MAX_KNOWN_SPEAKERS}; the other speakers have letters",
-        repeated=True,
-    ),
-    FormField(
-        "known_speaker_references[]",
-        str,
-        "For each name, in the same order, 2 to 10 seconds of the speaker, as a data URL",
-        repeated=True,
-    ),
-    *(field for field in upload_fields.OPTION_FIELDS if field.name in IDENTIFY_FIELDS),
-)
-TRANSLATION_FIELDS = (
-    *FIRST_FIELDS,
-    *COMMON_FIELDS,
-    FormField("response_format", Literal[TRANSLATION_FORMATS], "Format of the response; json by default"),
-    *upload_fields.RENDER_FIELDS,
-)
-TEXTS = {"text/plain": str, "application/x-subrip": str, "text/vtt": str}
-HEADERS = {
-    JOB_HEADER: "Id of the job",
-    WARNING: "A field that was ignored, or a request that could not be followed; the header may be repeated",
-}
-# Fields of a JSON body instead of the file.
-JSON_FIELDS = (
-    FormField("input_audio", bodies.InputAudio, "The recording in base64"),
-    FormField(upload_fields.FILE.name, str, "The recording in base64, or as a data URL"),
-    FormField("file_url", str, "The same as url"),
-)
-REFUSALS: tuple[Cause, ...] = (
-    *UPLOAD_REFUSALS,
-    InvalidInput,
-    JobCanceled,
-    JobNotFound,
-    ResultGone,
-    Problem(500, "job_failed", "The job ended without a result, and another attempt would fail too"),
-)
-
-TRANSCRIBE = Operation(
-    transcribe,
-    (
-        Answer(
-            200,
-            "The transcript in the requested format",
-            {
-                "application/json": bodies.Transcription | bodies.VerboseTranscription | bodies.DiarizedTranscription,
-                **TEXTS,
-                "text/event-stream": bodies.StreamEvent,
-            },
-            headers=HEADERS,
-        ),
-    ),
-    tag=TAG,
-    refusals=REFUSALS,
-    parameters=(upload_fields.IDEMPOTENCY_KEY,),
-    body=FormBody(TRANSCRIPTION_FIELDS, json_fields=JSON_FIELDS),
-    audit="job.submit",
-    scope="transcribe",
-)
-TRANSLATE = Operation(
-    translate,
-    (
-        Answer(
-            200,
-            "The English text in the requested format",
-            {"application/json": bodies.Translation | bodies.VerboseTranslation, **TEXTS},
-            headers=HEADERS,
-        ),
-    ),
-    tag=TAG,
-    refusals=REFUSALS,
-    parameters=(upload_fields.IDEMPOTENCY_KEY,),
-    body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
-    audit="job.submit",
-    scope="transcribe",
-)
-DEPLOYMENT = (
-    Parameter("deployment", str, "The name of a model", location="path", required=True),
-    Parameter("api-version", str, "Ignored"),
-)
-TRANSCRIBE_DEPLOYMENT = dataclasses.replace(
-    TRANSCRIBE, handler=transcribe_deployment, parameters=(*TRANSCRIBE.parameters, *DEPLOYMENT)
-)
-TRANSLATE_DEPLOYMENT = dataclasses.replace(
-    TRANSLATE, handler=translate_deployment, parameters=(*TRANSLATE.parameters, *DEPLOYMENT)
-)
-MODELS = Operation(models, (Answer(200, "The models", {"application/json": bodies.ModelList}),), tag=TAG)
-MODEL = Operation(
-    model,
-    (Answer(200, "The model", {"application/json": bodies.Model}),),
-    tag=TAG,
-    refusals=(UnknownModel,),
-    parameters=(Parameter("id", str, "Name of the model", location="path", required=True),),
-)

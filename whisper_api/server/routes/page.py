@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.server.operations import Answer, Operation, Parameter
+from whisper_api.server.operations import Answer, Parameter, operation
 
 DIRECTORY = Path(__file__).parents[1] / "web"
 INDEX = "index.html"
@@ -63,11 +63,22 @@ def _assets() -> Mapping[str, _Asset]:
     }
 
 
+NOT_MODIFIED = Answer(304, "It has not changed")
+page_call = functools.partial(operation, tag="Page", open=True, hidden=True)
+
+
+@page_call(Answer(200, "The page", {"text/html": str}), NOT_MODIFIED)
 async def page(request: Request) -> Response:
     """The page for uploading and recording audio, and for reading, correcting and downloading transcripts."""
     return await asyncio.to_thread(_response, request, INDEX)
 
 
+@page_call(
+    Answer(200, "The file", {"text/css": str, "text/javascript": str, "image/svg+xml": str}),
+    NOT_MODIFIED,
+    refusals=(404,),
+    parameters=(NAME,),
+)
 async def asset(request: Request) -> Response:
     """A file of the page."""
     return await asyncio.to_thread(_response, request, request.path_params["name"])
@@ -82,16 +93,3 @@ def _response(request: Request, name: str) -> Response:
     if found.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     return Response(found.content, headers={**headers, "Content-Type": MEDIA_TYPES[Path(name).suffix]})
-
-
-_NOT_MODIFIED = Answer(304, "It has not changed")
-PAGE = Operation(page, (Answer(200, "The page", {"text/html": str}), _NOT_MODIFIED), tag="Page", open=True, hidden=True)
-ASSET = Operation(
-    asset,
-    (Answer(200, "The file", {"text/css": str, "text/javascript": str, "image/svg+xml": str}), _NOT_MODIFIED),
-    tag="Page",
-    refusals=(404,),
-    parameters=(NAME,),
-    open=True,
-    hidden=True,
-)

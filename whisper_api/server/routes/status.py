@@ -9,15 +9,13 @@ from pathlib import Path
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
 
 from whisper_api.jobs.executor import EngineFacts
 from whisper_api.key_values import Role
 from whisper_api.permissions import exposed_files
 from whisper_api.records import made_of
-from whisper_api.server.operations import Answer, Operation
-from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import ServerState, reads, state_of, thread_count, version, viewer_of
+from whisper_api.server.operations import operation
+from whisper_api.server.state import key_of, state_of, thread_count, version, viewer_of
 
 
 class AboutServer(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,18 +164,13 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     engines: tuple[EngineFacts, ...] = ()
 
 
-async def server_status(request: Request) -> Response:
+@operation("The status", tag="Server", roles=("user", "admin", "operator"))
+def server_status(request: Request) -> ServerStatus:
     """Get the settings and the state of the server. A user sees the numbers of its own jobs only."""
-    state = state_of(request)
+    state, viewer, key = state_of(request), viewer_of(request), key_of(request)
     # None on a Unix socket.
     server = request.scope.get("server")
     port = server[1] if server is not None else None
-    key = request.scope["state"].get("key")
-    role = key.role if key is not None else None
-    return JsonResponse(await reads(request, _describe, state, viewer_of(request), role, port))
-
-
-def _describe(state: ServerState, viewer: str | None, role: Role | None, port: int | None) -> ServerStatus:
     # The old server's objects and names, and some more.
     config = state.config
     queued, processing = state.service.counts(viewer)
@@ -218,15 +211,10 @@ def _describe(state: ServerState, viewer: str | None, role: Role | None, port: i
             uploads_disk_free_bytes=_free_bytes(config.tmp_dir) if viewer is None else None,
             data_disk_free_bytes=_free_bytes(config.data_dir) if viewer is None else None,
             devices=tuple(
-                AboutDevice(
-                    device=each.device,
-                    free_bytes=each.free_bytes if viewer is None else None,
-                    encoder=each.encoder,
-                )
-                for each in facts.devices
+                made_of(each, AboutDevice, **({} if viewer is None else {"free_bytes": None})) for each in facts.devices
             ),
         ),
-        security=AboutSecurity(authorization_enabled=config.enable_authorization, role=role),
+        security=AboutSecurity(authorization_enabled=config.enable_authorization, role=key.role if key else None),
         queue_state=AboutQueue(
             queued_jobs=queued,
             processing_jobs=processing,
@@ -250,11 +238,3 @@ def _free_bytes(directory: Path) -> int | None:
         return shutil.disk_usage(directory).free
     except OSError:
         return None
-
-
-STATUS = Operation(
-    server_status,
-    (Answer(200, "The status", {"application/json": ServerStatus}),),
-    tag="Server",
-    roles=("user", "admin", "operator"),
-)

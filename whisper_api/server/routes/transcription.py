@@ -10,18 +10,22 @@ from starlette.responses import Response
 
 from whisper_api.errors import InvalidOption, JobCanceled, JobFailed, JobNotFound, ResultGone
 from whisper_api.job_values import JobResult
-from whisper_api.server.operations import Answer, Cause, FormBody, Operation
-from whisper_api.server.resource import JsonResponse
+from whisper_api.server.operations import Answer, Cause, FormBody, operation
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.responses.results import result_response
-from whisper_api.server.responses.submission_responses import Accepted, AcceptedFiles, accepted_response, when_ended
+from whisper_api.server.responses.results import Accepted, AcceptedFiles, accepted_response, result_response, when_ended
 from whisper_api.server.state import state_of
-from whisper_api.server.uploads.forms import UploadForm, read_form
+from whisper_api.server.uploads.forms import (
+    FILE,
+    IDEMPOTENCY_KEY,
+    JOB_FIELDS,
+    SYNC,
+    UPLOAD_REFUSALS,
+    URL,
+    UploadForm,
+    read_form,
+)
 from whisper_api.server.uploads.incoming import IncomingForm
-from whisper_api.server.uploads.rules import UploadRules
-from whisper_api.server.uploads.submitting import accept, accept_files
-from whisper_api.server.uploads.upload_fields import FILE, IDEMPOTENCY_KEY, JOB_FIELDS, SYNC, URL
-from whisper_api.server.uploads.upload_fields import REFUSALS as UPLOAD_REFUSALS
+from whisper_api.server.uploads.submitting import UploadRules, accept, accept_files
 
 ACCEPTED = Answer(
     202,
@@ -36,6 +40,16 @@ REFUSALS: tuple[Cause, ...] = (
 IN_SYNC: tuple[Cause, ...] = (JobFailed, JobCanceled, JobNotFound, ResultGone)
 
 
+@operation(
+    ACCEPTED,
+    Answer(200, "The result, with sync", {"application/json": JobResult}),
+    tag="Transcription",
+    refusals=(*REFUSALS, *IN_SYNC),
+    parameters=(IDEMPOTENCY_KEY,),
+    body=FormBody((FILE, URL, *JOB_FIELDS, SYNC), raw=True),
+    audit="job.submit",
+    scope="transcribe",
+)
 async def submit(request: Request) -> Response:
     """Accept a recording: the response is 202 with the job's id, or with ``sync`` the result when the job has ended.
 
@@ -56,7 +70,16 @@ async def submit(request: Request) -> Response:
     return await when_ended(request, job.job_id, lambda: result_response(request, job.job_id), limit)
 
 
-async def submit_several(request: Request) -> Response:
+@operation(
+    Answer(202, "The outcome of each file", {"application/json": AcceptedFiles}),
+    tag="Transcription",
+    refusals=(*REFUSALS, Problem(400, "no_file_accepted", "No file is accepted; `jobs` has the reason for each file")),
+    parameters=(IDEMPOTENCY_KEY,),
+    body=FormBody((dataclasses.replace(FILE, repeated=True), dataclasses.replace(URL, repeated=True), *JOB_FIELDS)),
+    audit="job.submit",
+    scope="transcribe",
+)
+async def submit_several(request: Request) -> AcceptedFiles:
     """Accept several recordings, each as a job of its own: 202 with the outcome of each, in the order sent.
 
     The other fields apply to all recordings. A recording that cannot be used is named with its error and does not stop
@@ -72,26 +95,4 @@ async def submit_several(request: Request) -> Response:
             raise InvalidOption("sync", "POST /transcriptions lists jobs: leave the field out, or use POST /transcribe")
         return form
 
-    return JsonResponse(AcceptedFiles(jobs=await accept_files(request, read)), 202)
-
-
-SUBMIT = Operation(
-    submit,
-    (ACCEPTED, Answer(200, "The result, with sync", {"application/json": JobResult})),
-    tag="Transcription",
-    refusals=(*REFUSALS, *IN_SYNC),
-    parameters=(IDEMPOTENCY_KEY,),
-    body=FormBody((FILE, URL, *JOB_FIELDS, SYNC), raw=True),
-    audit="job.submit",
-    scope="transcribe",
-)
-SUBMIT_SEVERAL = Operation(
-    submit_several,
-    (Answer(202, "The outcome of each file", {"application/json": AcceptedFiles}),),
-    tag="Transcription",
-    refusals=(*REFUSALS, Problem(400, "no_file_accepted", "No file is accepted; `jobs` has the reason for each file")),
-    parameters=(IDEMPOTENCY_KEY,),
-    body=FormBody((dataclasses.replace(FILE, repeated=True), dataclasses.replace(URL, repeated=True), *JOB_FIELDS)),
-    audit="job.submit",
-    scope="transcribe",
-)
+    return AcceptedFiles(jobs=await accept_files(request, read))

@@ -6,15 +6,13 @@ import functools
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
 
-from whisper_api.errors import InvalidOption, StorageError, VocabularyNotFound
+from whisper_api.errors import VocabularyNotFound
 from whisper_api.job_values import Vocabulary
 from whisper_api.server.auditing import note
-from whisper_api.server.operations import Answer, JsonBody, Operation, Parameter
-from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import owner_of, reads, service_of, writes
-from whisper_api.server.uploads.receiving import BODY_REFUSALS, received_value
+from whisper_api.server.operations import JsonBody, Parameter, operation
+from whisper_api.server.state import owner_of, service_of, writes
+from whisper_api.server.uploads.receiving import received_value
 from whisper_api.store.texts import digest
 
 
@@ -38,29 +36,35 @@ class Terms(msgspec.Struct, frozen=True):
     terms: tuple[str, ...]
 
 
-async def list_all(request: Request) -> Response:
+NAME = Parameter("name", str, "Name of the vocabulary", location="path", required=True)
+
+vocabulary_call = functools.partial(operation, tag="Vocabularies", scope="vocabularies")
+named_call = functools.partial(vocabulary_call, parameters=(NAME,))
+
+
+@vocabulary_call("The vocabularies", audit="vocabulary.read")
+def list_all(request: Request) -> VocabularyList:
     """List your vocabularies. Other keys do not see them."""
-    found = await reads(request, service_of(request).vocabularies.list, owner_of(request))
-    return JsonResponse(VocabularyList(tuple(found)))
+    return VocabularyList(tuple(service_of(request).vocabularies.list(owner_of(request))))
 
 
-async def read(request: Request) -> Response:
+@named_call("The vocabulary", refusals=(VocabularyNotFound,), audit="vocabulary.read")
+def read(request: Request) -> Vocabulary:
     """Read a vocabulary."""
-    name = _name(request)
-    return JsonResponse(await reads(request, service_of(request).vocabularies.get, owner_of(request), name))
+    return service_of(request).vocabularies.get(owner_of(request), _name(request))
 
 
-async def put(request: Request) -> Response:
+@named_call("The vocabulary", body=JsonBody(Terms), audit="vocabulary.write")
+async def put(request: Request) -> Vocabulary:
     """Create a vocabulary, or replace its terms. Jobs that were submitted before keep the earlier terms."""
     name, terms = _name(request), (await received_value(request, Terms)).terms
-    return JsonResponse(await writes(request, service_of(request).vocabularies.put, owner_of(request), name, terms))
+    return await writes(request, service_of(request).vocabularies.put, owner_of(request), name, terms)
 
 
-async def delete(request: Request) -> Response:
+@named_call("The vocabulary is deleted", refusals=(VocabularyNotFound,), audit="vocabulary.delete")
+def delete(request: Request) -> None:
     """Delete a vocabulary. Jobs that were submitted before keep its terms until they are deleted."""
-    name = _name(request)
-    await writes(request, service_of(request).vocabularies.delete, owner_of(request), name)
-    return Response(status_code=204)
+    service_of(request).vocabularies.delete(owner_of(request), _name(request))
 
 
 def _name(request: Request) -> str:
@@ -68,33 +72,3 @@ def _name(request: Request) -> str:
     name: str = request.path_params["name"]
     note(request, digest(name))
     return name
-
-
-NAME = Parameter("name", str, "Name of the vocabulary", location="path", required=True)
-STORED = Answer(200, "The vocabulary", {"application/json": Vocabulary})
-
-vocabulary_call = functools.partial(Operation, tag="Vocabularies", scope="vocabularies")
-LIST = vocabulary_call(
-    list_all,
-    (Answer(200, "The vocabularies", {"application/json": VocabularyList}),),
-    refusals=(StorageError,),
-    audit="vocabulary.read",
-)
-READ = vocabulary_call(
-    read, (STORED,), refusals=(VocabularyNotFound, StorageError), parameters=(NAME,), audit="vocabulary.read"
-)
-PUT = vocabulary_call(
-    put,
-    (STORED,),
-    refusals=(InvalidOption, StorageError, *BODY_REFUSALS),
-    parameters=(NAME,),
-    body=JsonBody(Terms),
-    audit="vocabulary.write",
-)
-DELETE = vocabulary_call(
-    delete,
-    (Answer(204, "The vocabulary is deleted"),),
-    refusals=(VocabularyNotFound, StorageError),
-    parameters=(NAME,),
-    audit="vocabulary.delete",
-)

@@ -13,14 +13,13 @@ from msgspec.structs import asdict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_api.errors import DeliveryNotFound, InvalidOption, QueueFull, StorageError, WebhookNotFound
+from whisper_api.errors import DeliveryNotFound, InvalidOption, QueueFull, WebhookNotFound
 from whisper_api.jobs.webhooks import EndpointChange
 from whisper_api.server.auditing import note, noted_id
-from whisper_api.server.operations import Answer, Cause, JsonBody, Operation, Parameter
-from whisper_api.server.resource import JsonResponse
-from whisper_api.server.state import blocking, caller_of, owner_of, reads, service_of, state_of, viewer_of, writes
-from whisper_api.server.uploads.receiving import BODY_REFUSALS, received_value
-from whisper_api.server.uploads.webhook_fields import OFF, check_webhooks_enabled
+from whisper_api.server.operations import Answer, JsonBody, Parameter, created, operation
+from whisper_api.server.state import blocking, caller_of, owner_of, service_of, state_of, viewer_of
+from whisper_api.server.uploads.forms import OFF, check_webhooks_enabled
+from whisper_api.server.uploads.receiving import received_value
 from whisper_api.store.deliveries import DeliveryFilter
 from whisper_api.webhooks import (
     DeliveryPage,
@@ -56,12 +55,40 @@ class NewEndpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     description: Annotated[str, Meta(max_length=255)] = ""
 
 
-async def list_all(request: Request) -> Response:
+ENDPOINT_ID = Parameter(
+    "endpoint_id", str, "Id of the endpoint", location="path", required=True, refusals=(WebhookNotFound,)
+)
+DELIVERY_ID = Parameter(
+    "delivery_id",
+    str,
+    "Id of the delivery, `webhook-id`",
+    location="path",
+    required=True,
+    refusals=(DeliveryNotFound,),
+)
+STATE = Parameter("state", DeliveryState, "Only deliveries in this state")
+JOB_ID = Parameter("job_id", str, "Only deliveries of this job")
+ENDPOINT = Parameter("endpoint_id", str, "Only deliveries to this endpoint")
+LIMIT = Parameter("limit", Annotated[int, Meta(ge=1, le=1000)], "Deliveries on a page", 50)
+AFTER = Parameter("after", str, "The cursor `next` of the page before")
+BEGUN = Answer(202, "The delivery, which is sent soon", {"application/json": WebhookDelivery})
+
+webhook_call = functools.partial(operation, tag=TAG, scope="webhooks")
+of_endpoint = functools.partial(webhook_call, parameters=(ENDPOINT_ID,))
+
+
+@webhook_call("The endpoints", audit="webhook.read")
+def list_all(request: Request) -> EndpointList:
     """List your endpoints. Other keys do not see them."""
-    found = await reads(request, service_of(request).webhooks.list, owner_of(request))
-    return JsonResponse(EndpointList(webhooks=tuple(found)))
+    return EndpointList(webhooks=tuple(service_of(request).webhooks.list(owner_of(request))))
 
 
+@webhook_call(
+    Answer(201, "The endpoint", {"application/json": WebhookEndpoint}, {"Location": "Path of the endpoint"}),
+    refusals=(OFF, QueueFull, WebhookNotFound),
+    body=JsonBody(NewEndpoint),
+    audit="webhook.create",
+)
 async def create(request: Request) -> Response:
     """Make an endpoint, which gets the events of all later jobs of your key: completed, failed and canceled ones.
 
@@ -75,77 +102,83 @@ async def create(request: Request) -> Response:
     others = EndpointChange(**{name: value for name, value in asdict(values).items() if name != "url"})
     made = await _in_turn(request, lambda: service.webhooks.create(owner_of(request), values.url, others))
     note(request, made.endpoint_id)
-    root = request.scope.get("root_path", "")
-    return JsonResponse(made, 201, {"Location": f"{root}/webhooks/{made.endpoint_id}"})
+    return created(request, made, f"/webhooks/{made.endpoint_id}")
 
 
-async def read(request: Request) -> Response:
+@of_endpoint("The endpoint", audit="webhook.read")
+def read(request: Request) -> WebhookEndpoint:
     """Read an endpoint."""
-    return JsonResponse(await reads(request, service_of(request).webhooks.get, owner_of(request), _id(request)))
+    return service_of(request).webhooks.get(owner_of(request), _id(request))
 
 
-async def change(request: Request) -> Response:
+@of_endpoint("The endpoint", refusals=(OFF, QueueFull), body=JsonBody(EndpointChange), audit="webhook.change")
+async def change(request: Request) -> WebhookEndpoint:
     """Change fields of an endpoint, or disable or enable it. Pending deliveries go to the new address."""
     check_webhooks_enabled(state_of(request).config)
     values = await received_value(request, EndpointChange, max_bytes=MAX_BODY_BYTES)
     webhooks, owner, endpoint_id = service_of(request).webhooks, owner_of(request), _id(request)
-    return JsonResponse(await _in_turn(request, lambda: webhooks.change(owner, endpoint_id, values)))
+    return await _in_turn(request, lambda: webhooks.change(owner, endpoint_id, values))
 
 
-async def delete(request: Request) -> Response:
+@of_endpoint("The endpoint is deleted", audit="webhook.delete")
+def delete(request: Request) -> None:
     """Delete an endpoint with its secrets and deliveries."""
-    await writes(request, service_of(request).webhooks.delete, owner_of(request), _id(request))
-    return Response(status_code=204)
+    service_of(request).webhooks.delete(owner_of(request), _id(request))
 
 
-async def secret(request: Request) -> Response:
+@of_endpoint("The secret", audit="webhook.read")
+def secret(request: Request) -> WebhookSecret:
     """Read the secret of an endpoint."""
-    return JsonResponse(await reads(request, service_of(request).webhooks.secret, owner_of(request), _id(request)))
+    return service_of(request).webhooks.secret(owner_of(request), _id(request))
 
 
-async def rotate(request: Request) -> Response:
+@of_endpoint("The secret", audit="webhook.rotate")
+def rotate(request: Request) -> WebhookSecret:
     """Make a new secret for an endpoint. For a day, deliveries have a signature of the secret before, too."""
-    return JsonResponse(await writes(request, service_of(request).webhooks.rotate, owner_of(request), _id(request)))
+    return service_of(request).webhooks.rotate(owner_of(request), _id(request))
 
 
-async def own_secret(request: Request) -> Response:
+@webhook_call("The secret", refusals=(WebhookNotFound,), audit="webhook.read")
+def own_secret(request: Request) -> WebhookSecret:
     """Read the secret of your key, which signs the deliveries to the `webhook_url` of a job."""
-    return JsonResponse(await writes(request, service_of(request).webhooks.secret, owner_of(request)))
+    return service_of(request).webhooks.secret(owner_of(request))
 
 
-async def rotate_own(request: Request) -> Response:
+@webhook_call("The secret", refusals=(WebhookNotFound,), audit="webhook.rotate")
+def rotate_own(request: Request) -> WebhookSecret:
     """Make a new secret for your key. For a day, deliveries have a signature of the secret before, too."""
-    return JsonResponse(await writes(request, service_of(request).webhooks.rotate, owner_of(request)))
+    return service_of(request).webhooks.rotate(owner_of(request))
 
 
-async def test(request: Request) -> Response:
+@of_endpoint(BEGUN, refusals=(InvalidOption, OFF), audit="webhook.send")
+def test(request: Request) -> WebhookDelivery:
     """Send the event `webhook.test` to an endpoint, in one attempt. Read the delivery to see what came of it."""
     check_webhooks_enabled(state_of(request).config)
-    return JsonResponse(await writes(request, service_of(request).webhooks.test, owner_of(request), _id(request)), 202)
+    return service_of(request).webhooks.test(owner_of(request), _id(request))
 
 
-async def deliveries(request: Request) -> Response:
+@webhook_call("A page of deliveries", parameters=(STATE, JOB_ID, ENDPOINT, LIMIT, AFTER))
+def deliveries(request: Request) -> DeliveryPage:
     """List the deliveries of your jobs' events, newest first and page by page; an admin sees those of all callers."""
     filter = DeliveryFilter(state=STATE.of(request), job_id=JOB_ID.of(request), endpoint_id=ENDPOINT.of(request))
-    limit, after = LIMIT.of(request), AFTER.of(request)
-    webhooks, viewer = service_of(request).webhooks, viewer_of(request)
-    page, cursor = await reads(request, lambda: webhooks.deliveries(viewer, filter, limit=limit, after=after))
-    return JsonResponse(DeliveryPage(deliveries=tuple(page), next=cursor))
+    webhooks, limit, after = service_of(request).webhooks, LIMIT.of(request), AFTER.of(request)
+    page, cursor = webhooks.deliveries(viewer_of(request), filter, limit=limit, after=after)
+    return DeliveryPage(deliveries=tuple(page), next=cursor)
 
 
-async def delivery(request: Request) -> Response:
+@webhook_call("The delivery", parameters=(DELIVERY_ID,))
+def delivery(request: Request) -> WebhookDelivery:
     """Read a delivery: its state, the attempts, the last status, and the time of the next attempt."""
-    name = request.path_params["delivery_id"]
-    return JsonResponse(await reads(request, service_of(request).webhooks.delivery, viewer_of(request), name))
+    return service_of(request).webhooks.delivery(viewer_of(request), request.path_params["delivery_id"])
 
 
-async def resend(request: Request) -> Response:
+@webhook_call(BEGUN, refusals=(InvalidOption, OFF), parameters=(DELIVERY_ID,), audit="webhook.send")
+def resend(request: Request) -> WebhookDelivery:
     """Send a delivery again, whatever became of it before. Its id stays the same, and all attempts begin anew."""
     check_webhooks_enabled(state_of(request).config)
-    name = request.path_params["delivery_id"]
-    again = await writes(request, service_of(request).webhooks.resend, viewer_of(request), name)
+    again = service_of(request).webhooks.resend(viewer_of(request), request.path_params["delivery_id"])
     note(request, again.delivery_id)
-    return JsonResponse(again, 202)
+    return again
 
 
 async def _in_turn(request: Request, work: Callable[[], T]) -> T:
@@ -160,71 +193,3 @@ async def _in_turn(request: Request, work: Callable[[], T]) -> T:
 
 def _id(request: Request) -> str:
     return noted_id(request, "endpoint_id", lambda text: WebhookNotFound(f"Webhook endpoint not found: {text[:64]}"))
-
-
-ENDPOINT_ID = Parameter("endpoint_id", str, "Id of the endpoint", location="path", required=True)
-DELIVERY_ID = Parameter("delivery_id", str, "Id of the delivery, `webhook-id`", location="path", required=True)
-STATE = Parameter("state", DeliveryState, "Only deliveries in this state")
-JOB_ID = Parameter("job_id", str, "Only deliveries of this job")
-ENDPOINT = Parameter("endpoint_id", str, "Only deliveries to this endpoint")
-LIMIT = Parameter("limit", Annotated[int, Meta(ge=1, le=1000)], "Deliveries on a page", 50)
-AFTER = Parameter("after", str, "The cursor `next` of the page before")
-
-SHOWN = Answer(200, "The endpoint", {"application/json": WebhookEndpoint})
-SHOWN_SECRET = Answer(200, "The secret", {"application/json": WebhookSecret})
-BEGUN = Answer(202, "The delivery, which is sent soon", {"application/json": WebhookDelivery})
-BODY: tuple[Cause, ...] = (InvalidOption, OFF, QueueFull, StorageError, *BODY_REFUSALS)
-FOUND: tuple[Cause, ...] = (WebhookNotFound, StorageError)
-
-webhook_call = functools.partial(Operation, tag=TAG, scope="webhooks")
-LIST = webhook_call(
-    list_all,
-    (Answer(200, "The endpoints", {"application/json": EndpointList}),),
-    refusals=(StorageError,),
-    audit="webhook.read",
-)
-CREATE = webhook_call(
-    create,
-    (Answer(201, "The endpoint", {"application/json": WebhookEndpoint}, {"Location": "Path of the endpoint"}),),
-    refusals=(*BODY, WebhookNotFound),
-    body=JsonBody(NewEndpoint),
-    audit="webhook.create",
-)
-READ = webhook_call(read, (SHOWN,), refusals=FOUND, parameters=(ENDPOINT_ID,), audit="webhook.read")
-CHANGE = webhook_call(
-    change,
-    (SHOWN,),
-    refusals=(*BODY, WebhookNotFound),
-    parameters=(ENDPOINT_ID,),
-    body=JsonBody(EndpointChange),
-    audit="webhook.change",
-)
-DELETE = webhook_call(
-    delete, (Answer(204, "The endpoint is deleted"),), refusals=FOUND, parameters=(ENDPOINT_ID,), audit="webhook.delete"
-)
-SECRET = webhook_call(secret, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), audit="webhook.read")
-ROTATE = webhook_call(rotate, (SHOWN_SECRET,), refusals=FOUND, parameters=(ENDPOINT_ID,), audit="webhook.rotate")
-OWN_SECRET = webhook_call(own_secret, (SHOWN_SECRET,), refusals=FOUND, audit="webhook.read")
-ROTATE_OWN = webhook_call(rotate_own, (SHOWN_SECRET,), refusals=FOUND, audit="webhook.rotate")
-TEST = webhook_call(
-    test, (BEGUN,), refusals=(*FOUND, InvalidOption, OFF), parameters=(ENDPOINT_ID,), audit="webhook.send"
-)
-DELIVERIES = webhook_call(
-    deliveries,
-    (Answer(200, "A page of deliveries", {"application/json": DeliveryPage}),),
-    refusals=(InvalidOption, StorageError),
-    parameters=(STATE, JOB_ID, ENDPOINT, LIMIT, AFTER),
-)
-DELIVERY = webhook_call(
-    delivery,
-    (Answer(200, "The delivery", {"application/json": WebhookDelivery}),),
-    refusals=(DeliveryNotFound, StorageError),
-    parameters=(DELIVERY_ID,),
-)
-RESEND = webhook_call(
-    resend,
-    (BEGUN,),
-    refusals=(DeliveryNotFound, InvalidOption, OFF, StorageError),
-    parameters=(DELIVERY_ID,),
-    audit="webhook.send",
-)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,23 +18,40 @@ NAMES_IN_WARNING = 10
 _BRACKETS = re.compile(r"\[\d{0,4}\]\Z")
 
 
+@dataclass(frozen=True)
+class FormField:
+    """The declaration of a form's field.
+
+    Attributes:
+        name: name of the field.
+        type: type of the value; ``bytes`` for a file.
+        description: one sentence.
+        required: whether the call fails without the field.
+        repeated: whether the field is a list: the form may have it several times.
+        default: the value of an absent field; None when the configuration decides.
+    """
+
+    name: str
+    type: Any
+    description: str
+    required: bool = False
+    repeated: bool = False
+    default: Any = None
+
+
 class FormFields:
     """The fields of a form. A field that is empty or only white space counts as absent.
 
     Args:
-        fields: name and value of each field, in order. The last value of a repeated single field counts.
-        single: names of the fields with one value.
-        lists: names of the fields with several values, without brackets.
+        fields: name and value of each field, in order. The last value of a field that is not a list counts.
+        declared: the fields that the form may have.
         objects: names of the fields that may be sent as ``name[key]``.
     """
 
     def __init__(
-        self,
-        fields: Sequence[tuple[str, str]],
-        single: Collection[str],
-        lists: Collection[str] = (),
-        objects: Collection[str] = (),
+        self, fields: Sequence[tuple[str, str]], declared: Iterable[FormField], objects: Collection[str] = ()
     ) -> None:
+        self._declared = {plain_name(field.name): field for field in declared if field.type is not bytes}
         self._values: dict[str, list[str]] = {}
         # Dictionaries, because they keep the order.
         self._unknown: dict[str, None] = {}
@@ -41,8 +59,8 @@ class FormFields:
         self._notes: list[str] = []
         for name, value in fields:
             plain = plain_name(name)
-            is_list = plain in lists
-            if not is_list and name not in single and name.partition("[")[0] not in objects:
+            is_list = plain in self._declared and self._declared[plain].repeated
+            if not is_list and name not in self._declared and name.partition("[")[0] not in objects:
                 self._unknown[name] = None
                 continue
             values = self._values.setdefault(plain if is_list else name, [])
@@ -87,19 +105,20 @@ class FormFields:
             if field.startswith(f"{name}[") and field.endswith("]") and values[-1]
         }
 
-    def value(self, name: str, annotation: Any, default: Any) -> Any:
-        """A field's value.
+    def value(self, name: str, default: Any = None) -> Any:
+        """A field's value, of the declared type.
 
         Args:
             name: name of the field.
-            annotation: type of the value.
-            default: the value of an absent field.
+            default: the value of an absent field; None for the declared one.
 
         Raises:
             InvalidOption: the text is not a value of this type.
         """
         text = self.last(name)
-        return default if text is None else converted(name, text, annotation)
+        if text is not None:
+            return converted(name, text, self._declared[name].type)
+        return self._declared[name].default if default is None else default
 
 
 def converted(name: str, text: str, annotation: Any) -> Any:

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from whisper_api.errors import Busy, CallerLimit, Draining, InvalidOption
 from whisper_api.server.responses.problems import Problem
-from whisper_api.server.uploads.fetch.urls import file_name_of
 from whisper_api.server.uploads.pace import PaceRules
-from whisper_api.server.uploads.part_headers import display_name, shown
+from whisper_api.server.uploads.part_headers import display_name, file_name_of, shown
 from whisper_api.server.uploads.storing import HeaderlessFile, StoredFile
 
 FILE_FIELD = "file"

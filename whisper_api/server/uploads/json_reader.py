@@ -11,7 +11,6 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import msgspec
 
@@ -45,21 +44,6 @@ _HTTP_URL = re.compile(rb"https?:", re.IGNORECASE)
 _DATA_URL = re.compile(rb"data:", re.IGNORECASE)
 
 
-@dataclass
-class _Level:
-    """An open object or array.
-
-    Attributes:
-        is_object: whether this is an object and not an array.
-        at_key: whether the next string is a key.
-        key: the last key of an object.
-    """
-
-    is_object: bool
-    at_key: bool
-    key: str = ""
-
-
 class JsonReader:
     """Reads a JSON object, in pieces of any size.
 
@@ -71,7 +55,10 @@ class JsonReader:
         self._form = form
         # The body with an empty string instead of its audio.
         self._rest = bytearray()
-        self._levels: list[_Level] = []
+        # The last key of each open object, and None for an open array.
+        self._path: list[str | None] = []
+        # Whether the next string is a key.
+        self._at_key = False
         self._tokens = 0
         self._in_string = self._escaped = False
         self._key: bytearray | None = None
@@ -127,24 +114,22 @@ class JsonReader:
                 self._begin_string()
                 return match.end()
             if token in b"{[":
-                if len(self._levels) == MAX_DEPTH:
+                if len(self._path) == MAX_DEPTH:
                     raise _unusable("it is nested too deep")
-                self._levels.append(_Level(token == b"{", token == b"{"))
-            elif self._levels and token in b"}]":
-                self._levels.pop()
-            elif self._levels:
-                self._levels[-1].at_key = token == b"," and self._levels[-1].is_object
+                self._path.append("" if token == b"{" else None)
+            elif self._path and token in b"}]":
+                self._path.pop()
+            self._at_key = token in b"{," and bool(self._path) and self._path[-1] is not None
         self._rest += data[start:]
         return len(data)
 
     def _begin_string(self) -> None:
         self._in_string = True
-        if self._levels and self._levels[-1].at_key:
+        path = tuple(self._path)
+        if self._at_key:
             self._key = bytearray()
-            return
-        path = tuple(level.key for level in self._levels)
-        if path in AUDIO_PATHS or path in URL_PATHS:
-            self._audio = _AudioString(path[0], self._form, is_url=path in URL_PATHS)
+        elif path in AUDIO_PATHS or path in URL_PATHS:
+            self._audio = _AudioString(str(path[0]), self._form, is_url=path in URL_PATHS)
 
     def _read_string(self, data: bytes, start: int) -> int:
         """Read up to the end of a string or of the data, and return that position."""
@@ -173,7 +158,7 @@ class JsonReader:
         self._in_string = False
         self._rest += b'"'
         if self._key is not None:
-            self._levels[-1].key = self._key.decode("utf-8", "replace")
+            self._path[-1] = self._key.decode("utf-8", "replace")
             self._key = None
         if self._audio is not None:
             self._has_source |= self._audio.finish()

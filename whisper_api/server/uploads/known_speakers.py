@@ -60,11 +60,7 @@ def read_known_speakers(names: Sequence[str], references: Sequence[str]) -> tupl
             f"expected one recording for each of {NAMES_FIELD}, in the same order; there are {len(checked)} names "
             f"and {len(references)} recordings",
         )
-    recordings = [
-        recording_in(REFERENCES_FIELD, number, reference) for number, reference in enumerate(references, start=1)
-    ]
-    for number, recording in enumerate(recordings, start=1):
-        check_recording(REFERENCES_FIELD, number, recording)
+    recordings = checked_recordings(REFERENCES_FIELD, references)
     return tuple(KnownSpeaker(name, recording) for name, recording in zip(checked, recordings, strict=True))
 
 
@@ -99,36 +95,30 @@ def _checked(names: Sequence[str]) -> tuple[str, ...]:
     return checked
 
 
-def check_recording(field: str, number: int, recording: bytes) -> None:
-    """Check the length of a recording of one speaker.
+def checked_recordings(field: str, urls: Sequence[str], files: Sequence[bytes] = ()) -> list[bytes]:
+    """Recordings of one speaker each: those in data URLs, then the files. Decodes them to check their lengths.
 
     Args:
         field: name of the form's field, for the error.
-        number: number of the recording in the form, from 1.
-        recording: an audio file.
+        urls: the data URLs.
+        files: audio files.
 
     Raises:
-        InvalidOption: the file cannot be decoded, or is shorter than 2 seconds or longer than 10.
+        InvalidOption: a text is no data URL; or a file cannot be decoded, or is shorter than 2 seconds or longer than
+            10.
     """
-    seconds = _length(field, number, recording)
-    if not MIN_SECONDS - SECONDS_OF_PADDING <= seconds <= MAX_SECONDS + SECONDS_OF_PADDING:
-        length = f"{seconds:.1f}" if seconds < STOP_AT else f"more than {MAX_SECONDS:g}"
-        raise InvalidOption(
-            field, f"expected recordings of {MIN_SECONDS:g} to {MAX_SECONDS:g} seconds; number {number} has {length}"
-        )
+    recordings = [*(_file_in(field, number, url) for number, url in enumerate(urls, start=1)), *files]
+    for number, recording in enumerate(recordings, start=1):
+        seconds = _length(field, number, recording)
+        if not MIN_SECONDS - SECONDS_OF_PADDING <= seconds <= MAX_SECONDS + SECONDS_OF_PADDING:
+            length = f"{seconds:.1f}" if seconds < STOP_AT else f"more than {MAX_SECONDS:g}"
+            expected = f"expected recordings of {MIN_SECONDS:g} to {MAX_SECONDS:g} seconds"
+            raise InvalidOption(field, f"{expected}; number {number} has {length}")
+    return recordings
 
 
-def recording_in(field: str, number: int, url: str) -> bytes:
-    """The file in a data URL (RFC 2397).
-
-    Args:
-        field: name of the form's field, for the error.
-        number: number of the recording in the form, from 1.
-        url: the data URL.
-
-    Raises:
-        InvalidOption: this is not a data URL.
-    """
+def _file_in(field: str, number: int, url: str) -> bytes:
+    """The file in a data URL (RFC 2397)."""
     head, comma, data = url.strip().partition(",")
     scheme, _, rest = head.partition(":")
     if scheme.lower() != "data" or not comma:

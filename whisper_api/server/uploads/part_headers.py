@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
+
+from whisper_api.outbound.urls import MAX_URL_CHARACTERS
 
 MAX_NAME_CHARACTERS = 255
 
@@ -25,6 +27,16 @@ def display_name(name: str) -> str | None:
     name = "".join(c for c in name if unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") and c not in _DIRECTIONS)
     name = name.strip()[:MAX_NAME_CHARACTERS].strip()
     return name if name.strip(".") else None
+
+
+def file_name_of(url: str) -> str | None:
+    """The last part of a URL's path, fit for display; None when the path is empty or the URL is too long."""
+    if len(url) > MAX_URL_CHARACTERS:
+        return None
+    try:
+        return display_name(unquote(urlsplit(url).path))
+    except ValueError:
+        return None
 
 
 def shown(text: str) -> str:

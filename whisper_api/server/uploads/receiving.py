@@ -145,13 +145,13 @@ async def receive(
         raise
 
 
-async def received_body(request: Request, *, max_bytes: int, seconds: float) -> bytes:
+async def received_body(request: Request, *, max_bytes: int, seconds: float | None = None) -> bytes:
     """The whole body of a request, which counts as an unfinished upload of the caller while it arrives.
 
     Args:
         request: a request whose body was not read yet.
         max_bytes: most bytes of the body.
-        seconds: longest time for the body; the configured least rate applies too.
+        seconds: longest time for the body, by default that of a request; the configured least rate applies too.
 
     Raises:
         Problem: 413 ``body_too_large``, or 408 ``slow_sender``.
@@ -162,6 +162,7 @@ async def received_body(request: Request, *, max_bytes: int, seconds: float) -> 
     if _stated_bytes(request) > max_bytes:
         raise too_long
     config = state_of(request).config
+    seconds = config.timeout_seconds if seconds is None else seconds
     rules = pace_rules(min(seconds, config.timeout_seconds), config.min_upload_bytes_per_second, seconds)
     body = bytearray()
     async with upload_turn(request):
@@ -186,8 +187,7 @@ async def received_value(request: Request, kind: type[T], *, max_bytes: int = MA
         InvalidInput: the body is not JSON, or no such value.
         Problem, CallerLimit, ClientDisconnect: as with :func:`received_body`.
     """
-    seconds = state_of(request).config.timeout_seconds
-    return decoded(await received_body(request, max_bytes=max_bytes, seconds=seconds), kind)
+    return decoded(await received_body(request, max_bytes=max_bytes), kind)
 
 
 def decoded(body: bytes, kind: type[T]) -> T:

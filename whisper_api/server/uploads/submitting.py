@@ -13,6 +13,8 @@ import dataclasses
 import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from starlette.requests import Request
@@ -24,20 +26,20 @@ from whisper_api.options import TranscriptionOptions
 from whisper_api.records import made_of
 from whisper_api.server.auditing import note
 from whisper_api.server.middleware.auth import check_key
-from whisper_api.server.query import idempotency_key, status_path
 from whisper_api.server.realtime.waiting import unless_draining
 from whisper_api.server.responses.problems import FileError, FileOutcome, Problem, problem_of
+from whisper_api.server.responses.results import status_path
 from whisper_api.server.state import ServerState, blocking, caller_of, note_quotas, owner_of, state_of
-from whisper_api.server.uploads.fetch.fetching import check_enabled, fetch_file
+from whisper_api.server.uploads.fetching import check_enabled, fetch_file
 from whisper_api.server.uploads.forms import UploadForm
-from whisper_api.server.uploads.incoming import MAX_FILES, IncomingFile, IncomingForm
+from whisper_api.server.uploads.incoming import FILE_FIELD, MAX_FILES, IncomingFile, IncomingForm, Limits
 from whisper_api.server.uploads.known_speakers import write_recordings
+from whisper_api.server.uploads.pace import pace_rules
 from whisper_api.server.uploads.receiving import receive, upload_turn
-from whisper_api.server.uploads.reservations import Reservations, file_key, keys_of, reserved
-from whisper_api.server.uploads.rules import UploadRules
 from whisper_api.server.uploads.storing import StoredFile
 
 if TYPE_CHECKING:
+    from whisper_api.jobs.admission import Reservation
     from whisper_api.store.rows import Job
 
 # Number of files that one request fetches at a time, so that other requests can fetch too.
@@ -51,7 +53,56 @@ REQUEST_ERRORS = (
     errors.IdempotencyConflict,
 )
 
+# Ten seconds of a known speaker are two million characters as a data URL, and a form may have four speakers.
+MAX_FIELD_BYTES = 16 << 20
+MAX_HEADER_BYTES = 32 << 10
+MAX_KEY_CHARACTERS = 255
+# A file name of 255 characters may have four bytes for each character, and a header may contain it twice.
+FILE_HEADER_BYTES = 2 << 10
+
 F = TypeVar("F", bound=UploadForm)
+
+
+@dataclass(frozen=True)
+class UploadRules:
+    """The rules of a route for its uploads.
+
+    Attributes:
+        purpose: part of the request's identity: the same upload for another purpose is another request.
+        raw: whether the body may be the recording itself, with the fields in the query.
+        json: whether the body may be JSON.
+        file_fields: names of the fields that may contain the file.
+        headerless: whether the file is samples without a header, as
+            :class:`~whisper_api.server.uploads.storing.HeaderlessFile` stores them.
+        max_files: most files of one request.
+        join, not_to_join: as in :class:`~whisper_api.jobs.service.Submission`.
+    """
+
+    purpose: str = ""
+    raw: bool = False
+    json: bool = False
+    file_fields: tuple[str, ...] = (FILE_FIELD,)
+    headerless: bool = False
+    max_files: int = 1
+    join: bool = False
+    not_to_join: frozenset[str] = frozenset()
+
+    @property
+    def takes_many(self) -> bool:
+        """Whether each file is accepted or refused on its own."""
+        return self.max_files > 1
+
+    def limits(self, config: Config) -> Limits:
+        """The limits of one upload."""
+        return Limits(
+            max_file_size=config.max_file_size,
+            pace=pace_rules(config.timeout_seconds, config.min_upload_bytes_per_second, config.upload_timeout_seconds),
+            max_field_bytes=MAX_FIELD_BYTES,
+            max_header_bytes=MAX_HEADER_BYTES + (self.max_files * FILE_HEADER_BYTES if self.takes_many else 0),
+            file_fields=self.file_fields,
+            max_files=self.max_files,
+        )
+
 
 SEVERAL = UploadRules(purpose="several", max_files=MAX_FILES)
 
@@ -149,15 +200,17 @@ async def _accept(request: Request, read: Callable[[IncomingForm], F], rules: Up
 async def _receive_and_submit(request: Request, read: Callable[[IncomingForm], F], rules: UploadRules) -> _Submitter[F]:
     state, owner, caller = state_of(request), owner_of(request), caller_of(request)
     key = idempotency_key(request)
+    submitter: _Submitter[F] = _Submitter(state, owner, key, rules)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(upload_turn(request))
         take_bytes = stack.enter_context(state.form_bytes.using(caller if rules.takes_many else ""))
         # A retrying client reuses the slot of its abandoned job.
         extra_slots = state.waiters.abandoned(owner) if rules.join else 0
-        reservations = await stack.enter_async_context(reserved(state, owner, key, extra_slots))
+        await blocking(state.uploads, submitter.reserve, extra_slots)
+        stack.push_async_callback(submitter.release_unused)
         form = IncomingForm(
             rules.limits(state.config),
-            reservations.new_directory,
+            submitter.new_directory,
             take_bytes=take_bytes,
             purpose=rules.purpose if rules.join or key is not None else None,
             headerless=rules.headerless,
@@ -167,59 +220,85 @@ async def _receive_and_submit(request: Request, read: Callable[[IncomingForm], F
         if any(file.url is not None for file in form.files):
             check_enabled(state.config)
 
-        def read_and_submit() -> _Submitter[F]:
+        def read_and_submit() -> None:
             # Checked again, because an upload may take hours in which the key may be revoked.
             check_key(request)
-            submitter = _Submitter(state, owner, key, rules, read(form), form.files, reservations)
-            submitter.find_earlier()
+            submitter.find_earlier(read(form), form.files)
             if not submitter.to_fetch:
-                submit(submitter)
-            return submitter
+                submit()
 
-        def submit(submitter: _Submitter[F]) -> None:
+        def submit() -> None:
             submitter.submit()
             # In the same thread, because a change of thread costs more than the reading.
             note_quotas(request)
 
-        submitter = await blocking(state.uploads, read_and_submit)
+        await blocking(state.uploads, read_and_submit)
         if submitter.to_fetch:
             await unless_draining(state, _fetch_all(state, submitter.to_fetch, caller, rules))
-            await blocking(state.uploads, submit, submitter)
+            await blocking(state.uploads, submit)
     return submitter
 
 
 class _Submitter(Generic[F]):
-    """Makes jobs of one request's files. Its methods block.
+    """Reserves ids and directories for the files of one request, and makes jobs of the files. Its methods block.
 
     Attributes:
-        form: the values of the form, which apply to all files.
+        form: the values of the form, which apply to all files; set by :meth:`find_earlier`, as ``files``.
         files: the files of the request.
         jobs: number of the file to its job.
     """
 
-    def __init__(
-        self,
-        state: ServerState,
-        owner: str,
-        key: str | None,
-        rules: UploadRules,
-        form: F,
-        files: Sequence[IncomingFile],
-        reservations: Reservations,
-    ) -> None:
-        self.form = form
-        self.files = files
+    form: F
+    files: Sequence[IncomingFile]
+
+    def __init__(self, state: ServerState, owner: str, key: str | None, rules: UploadRules) -> None:
         self.jobs: dict[int, Job] = {}
         self._state = state
         self._owner = owner
         self._key = key
         # Number of the file to the idempotency key of its job.
         self._keys: dict[int, str] = {}
-        if key is not None:
-            many = rules.takes_many
-            self._keys = {file.number: file_key(key, file.number) if many else key for file in files}
         self._rules = rules
-        self._reservations = reservations
+        # The reservation that was made before the body was read, until a file takes it.
+        self._first: Reservation | None = None
+        self._reservations: dict[Path, Reservation] = {}
+
+    def reserve(self, extra_slots: int) -> None:
+        """Make the first reservation, so that a full queue refuses the request before its body is read.
+
+        Args:
+            extra_slots: number of the owner's jobs that do not count towards the limits.
+
+        Raises:
+            QueueFull, CallerLimit, QuotaExceeded, Draining: the service accepts no job now.
+        """
+        service = self._state.service
+        # A request with a known Idempotency-Key passes a full queue, because most likely it makes no new job.
+        is_known = self._key is not None and service.has_submitted(self._owner, keys_of(self._key))
+        self._first = service.reserve(self._owner, extra_slots=extra_slots + is_known)
+        self._reservations[self._first.directory] = self._first
+
+    def new_directory(self) -> Path:
+        """The directory for one more file.
+
+        Raises:
+            QueueFull, CallerLimit, QuotaExceeded, Draining: the service accepts no job now.
+        """
+        reservation, self._first = self._first or self._state.service.reserve(self._owner), None
+        self._reservations[reservation.directory] = reservation
+        return reservation.directory
+
+    async def release_unused(self) -> None:
+        """Remove the files that did not become jobs."""
+        unused = [reservation for reservation in self._reservations.values() if reservation.open]
+
+        def release() -> None:
+            for reservation in unused:
+                reservation.release()
+
+        if unused:
+            # Shielded, because a canceled request must not leave its files.
+            await asyncio.shield(blocking(self._state.uploads, release))
 
     @property
     def to_fetch(self) -> list[tuple[IncomingFile, StoredFile, str]]:
@@ -239,14 +318,21 @@ class _Submitter(Generic[F]):
             if file.stored is not None and file.error is None and file.number not in self.jobs
         ]
 
-    def find_earlier(self) -> None:
+    def find_earlier(self, form: F, files: Sequence[IncomingFile]) -> None:
         """Find the jobs that the same request has made before.
+
+        Args:
+            form: the values of the form.
+            files: the files of the request.
 
         Raises:
             IdempotencyConflict: the key was used before with another payload.
         """
+        self.form, self.files = form, files
         service = self._state.service
         if self._key is not None:
+            many = self._rules.takes_many
+            self._keys = {file.number: file_key(self._key, file.number) if many else self._key for file in files}
             # All keys that the request may use. Other jobs with one of these keys belong to another payload.
             keys: dict[str, str | None] = dict.fromkeys(keys_of(self._key))
             keys |= {self._keys[file.number]: file.fingerprint for file in self.files}
@@ -280,7 +366,7 @@ class _Submitter(Generic[F]):
             write_recordings(self.form.known_speakers, stored.directory)
             seconds = _length(self._state.config, stored, file.file_name, self.form.options)
             submission = self._submission(file, stored, seconds)
-            self.jobs[file.number] = self._state.service.submit(submission, self._reservations.of(stored))
+            self.jobs[file.number] = self._state.service.submit(submission, self._reservations[stored.directory])
         except (Problem, errors.WhisperApiError) as error:
             if not self._rules.takes_many or (isinstance(error, REQUEST_ERRORS) and not self.jobs):
                 raise
@@ -291,7 +377,7 @@ class _Submitter(Generic[F]):
         return made_of(
             form,
             Submission,
-            job_id=self._reservations.of(stored).job_id,
+            job_id=self._reservations[stored.directory].job_id,
             owner=self._owner,
             options=self._options,
             file_name=file.file_name,
@@ -346,3 +432,37 @@ def _outcome(file: IncomingFile, jobs: Mapping[int, Job]) -> FileOutcome:
     problem = problem_of(file.error)
     error = FileError(status=problem.status, code=problem.code, detail=problem.detail)
     return FileOutcome(file_name=file.file_name, error=error)
+
+
+def file_key(key: str, number: int) -> str:
+    """The idempotency key of one job of several, with a separator that no client can send.
+
+    Args:
+        key: the request's idempotency key.
+        number: number of the file, from 0.
+    """
+    return f"{key}\x1f{number}"
+
+
+def keys_of(key: str) -> tuple[str, ...]:
+    """The idempotency keys of all jobs that a request with this key may have made."""
+    return (key, *(file_key(key, number) for number in range(MAX_FILES)))
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The ``Idempotency-Key`` of a request, which identifies a retry; None without the header.
+
+    Raises:
+        Problem: 400 ``invalid_idempotency_key``: the key is not 1 to 255 printable ASCII characters, or there are two.
+    """
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    key = keys[0]
+    if len(keys) > 1 or not 1 <= len(key) <= MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
+        raise Problem(
+            400,
+            "invalid_idempotency_key",
+            f"Idempotency-Key: expected 1 to {MAX_KEY_CHARACTERS} printable characters, once",
+        )
+    return key

@@ -33,19 +33,29 @@ def call(sample_call: Path) -> Floats:
     return decode(sample_call).audio
 
 
-@pytest.fixture(scope="module")
-def exact(base_model_dir: Path) -> OnnxWhisper:
-    return OnnxWhisper(base_model_dir, int8=False, threads=1)
+def ct2(model: Path) -> Ct2Whisper:
+    return Ct2Whisper(model, device="cpu", device_index=0, compute_type="float32", threads=2)
 
 
 @pytest.fixture(scope="module")
-def quick(base_model_dir: Path) -> OnnxWhisper:
-    return OnnxWhisper(base_model_dir, int8=True, threads=1)
+def exact(tiny_en_model_dir: Path) -> OnnxWhisper:
+    return OnnxWhisper(tiny_en_model_dir, int8=False, threads=1)
 
 
 @pytest.fixture(scope="module")
-def peer(base_model_dir: Path) -> Ct2Whisper:
-    return Ct2Whisper(base_model_dir, device="cpu", device_index=0, compute_type="float32", threads=2)
+def quick(tiny_en_model_dir: Path) -> OnnxWhisper:
+    return OnnxWhisper(tiny_en_model_dir, int8=True, threads=1)
+
+
+@pytest.fixture(scope="module")
+def peer(tiny_en_model_dir: Path) -> Ct2Whisper:
+    return ct2(tiny_en_model_dir)
+
+
+@pytest.fixture(scope="module")
+def multilingual(base_model_dir: Path) -> tuple[OnnxWhisper, Ct2Whisper]:
+    """The larger model in both."""
+    return OnnxWhisper(base_model_dir, int8=False, threads=1), ct2(base_model_dir)
 
 
 @pytest.fixture
@@ -58,7 +68,12 @@ def worker() -> Iterator[GpuWorker]:
 def settings(whisper: Whisper, frames: int, **changes: Any) -> DecodeSettings:
     start = tuple(whisper.tokenizer("en").sot_sequence)
     default = DecodeSettings(
-        frames, prompt_length=4, beam_size=5, temperature=0.0, suppress=whisper.non_speech_tokens, align_from=start
+        frames,
+        prompt_length=len(start) + 1,
+        beam_size=5,
+        temperature=0.0,
+        suppress=whisper.non_speech_tokens,
+        align_from=start,
     )
     return replace(default, **changes)
 
@@ -100,8 +115,9 @@ def test_a_window_decodes_as_ctranslate2_decodes_it(
 
 
 def test_both_backends_give_the_probability_of_each_token(
-    worker: GpuWorker, exact: OnnxWhisper, peer: Ct2Whisper, call: Floats
+    worker: GpuWorker, multilingual: tuple[OnnxWhisper, Ct2Whisper], call: Floats
 ) -> None:
+    exact, peer = multilingual
     audio = call[int(6.4 * RATE) : int(14.3 * RATE)]
     start = tuple(exact.tokenizer("en").sot_sequence)
     wanted = {"logprobs_from": start, "align_from": None}
@@ -118,7 +134,8 @@ def test_both_backends_give_the_probability_of_each_token(
         assert decoded(worker, whisper, audio, 1300).logprobs == ()
 
 
-def test_both_hear_the_same_language(exact: OnnxWhisper, peer: Ct2Whisper, call: Floats) -> None:
+def test_both_hear_the_same_language(multilingual: tuple[OnnxWhisper, Ct2Whisper], call: Floats) -> None:
+    exact, peer = multilingual
     audio = call[int(6.4 * RATE) : int(14.3 * RATE)]
     parts = ((50, 200), (200, 400))
     (mine,) = exact.encode_and_detect(1300, 1, 60.0).run([DetectionInput(audio, parts)])

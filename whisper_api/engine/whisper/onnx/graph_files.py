@@ -14,7 +14,7 @@ import numpy as np
 
 from whisper_api.engine.models import derived_files
 from whisper_api.engine.models.cache import check_load
-from whisper_api.engine.models.verification import check_weights
+from whisper_api.engine.models.files import check_weights
 from whisper_api.engine.models.waits import locked
 from whisper_api.engine.whisper.ct2_file import read_weights
 from whisper_api.engine.whisper.onnx.whisper_graphs import Shape, save_graphs, shape_of

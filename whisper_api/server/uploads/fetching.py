@@ -14,21 +14,21 @@ import http.client
 import io
 import socket
 import ssl
+import string
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult
+from urllib.parse import SplitResult, quote, urljoin
 
 from whisper_api.config import Config
 from whisper_api.errors import QueueFull
 from whisper_api.outbound.addresses import Resolver, resolve
 from whisper_api.outbound.connecting import LOOKUP_SECONDS, Connector, ConnectRules, hosts_in
-from whisper_api.outbound.urls import path_of
+from whisper_api.outbound.urls import UrlRefused, path_of, target_of
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.state import ServerState, blocking
-from whisper_api.server.uploads.fetch.urls import fetched, joined, refused
 from whisper_api.server.uploads.pace import Pace, PaceRules
 from whisper_api.server.uploads.storing import StoredFile, storage_errors
 
@@ -313,3 +313,37 @@ async def _run(state: ServerState, fetch: Fetch, seconds: float) -> None:
 
 def _busy() -> QueueFull:
     return QueueFull("Too many other files are being fetched: try again later", BUSY_RETRY_SECONDS)
+
+
+def fetched(url: str) -> SplitResult:
+    """The parts of a URL that the server may fetch.
+
+    Raises:
+        Problem: 400 ``url_refused``: the server does not fetch this URL.
+    """
+    try:
+        return target_of(url)
+    except UrlRefused as error:
+        raise refused(error.reason) from None
+
+
+def joined(url: str, location: str) -> str:
+    """The target of a redirect.
+
+    Args:
+        url: URL of the request.
+        location: ``Location`` of the response; characters that a URL may not contain are encoded.
+
+    Raises:
+        Problem: 400 ``url_refused``: the location cannot be read.
+    """
+    try:
+        # The library decodes headers as Latin-1.
+        return urljoin(url, quote(location.encode("latin-1"), safe=string.punctuation))
+    except ValueError:
+        raise refused("it redirects to a URL that cannot be read") from None
+
+
+def refused(reason: str) -> Problem:
+    """The error for a URL that the server does not fetch."""
+    return Problem(400, "url_refused", f"This url is not fetched: {reason}")
