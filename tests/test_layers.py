@@ -6,6 +6,8 @@ import ast
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from whisper_api.jobs.worker import Parts
+
 PACKAGE = Path(__file__).parents[1] / "whisper_api"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in MODULES}
@@ -147,8 +149,8 @@ def test_only_the_server_the_event_bus_and_the_asynchronous_client_are_asynchron
     assert found == []
 
 
-# The parts of a JobService that only the service itself uses.
-SERVICE_PARTS = {"store", "executor", "events", "feed"}
+# The parts of a JobService that only the service and its workers use.
+SERVICE_PARTS = {*Parts.__annotations__} - {"metrics", "tracing", "settings"}
 
 
 def parts_of_services(source: str) -> list[str]:
@@ -172,8 +174,8 @@ def test_the_server_uses_only_the_methods_of_the_job_service() -> None:
 
 
 def test_a_way_around_the_job_service_is_found() -> None:
-    source = "a = state.service.store.get(1)\nb = service._queue\nservice.status(1)\nself.executor.run()"
-    assert sorted(parts_of_services(source)) == ["service._queue", "state.service.store"]
+    source = "a = state.service.store.get(1)\nb = service.queue\nservice._work()\nservice.status(1)\nexecutor.run()"
+    assert sorted(parts_of_services(source)) == ["service._work", "service.queue", "state.service.store"]
 
 
 def test_no_two_parts_may_import_each_other() -> None:

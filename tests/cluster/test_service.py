@@ -84,7 +84,7 @@ def test_jobs_of_a_front_that_was_killed_run_in_the_next(loopback: Loopback, tmp
         job_id = submit(service, "sleep 0.5", "say again")
         running(service, job_id)
         # A killed front leaves this state: the job is Processing, and the driver process is gone.
-        process = service._executor._driver.pid  # type: ignore[attr-defined]  # noqa: SLF001
+        process = service.executor._driver.pid  # type: ignore[attr-defined]  # noqa: SLF001
         os.kill(process, signal.SIGKILL)
         assert text_of(service, ended(service, job_id).job_id) == "again"
 

@@ -126,7 +126,7 @@ async def test_every_reloadable_value_reaches_the_part_that_holds_it(tmp_path: P
 
     holders = [
         *(f"{config}.{name}" for config in ("state.config", "service.settings.config") for name in changes),
-        "service._queue._capacity",
+        "service.queue._capacity",
         "service._reservations.per_owner",
         "service._retention.retention_seconds",
         "service._retention.grace_seconds",

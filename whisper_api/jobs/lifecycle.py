@@ -30,7 +30,7 @@ from whisper_api.jobs.usage import FLUSH_SECONDS, UsageLog
 from whisper_api.jobs.webhook_requests import Bodies
 from whisper_api.jobs.webhook_sender import WebhookSender
 from whisper_api.jobs.webhooks import Webhooks
-from whisper_api.jobs.worker import Worker, WorkerDeps
+from whisper_api.jobs.worker import Parts, Worker
 from whisper_api.outbound.connecting import hosts_in
 from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
@@ -46,7 +46,7 @@ DRAINING_RETRY_SECONDS = 10.0
 KEY_USES_SECONDS = 60.0
 
 
-class Lifecycle:
+class Lifecycle(Parts):
     """Makes, starts and stops the parts of a service; :class:`~whisper_api.jobs.service.JobService` adds operations.
 
     Args:
@@ -58,13 +58,8 @@ class Lifecycle:
         tracing: the traces, closed with the service; None for those that the environment configures.
 
     Attributes:
-        store: the job database.
         keys: the keys of callers, which are in the same database.
-        settings: the configuration in force; parts that take new values register with it.
         audit: the audit trail, for those who let callers in.
-        events: the events of the jobs.
-        metrics: the metrics of the service and of the server in front of it.
-        tracing: the traces of both.
         usage: what keys use, and their quotas.
         hangs: whether the executor was still at work when the service was closed.
         fault: the error of the device that has failed, after which no job runs in this process; else None.
@@ -91,22 +86,22 @@ class Lifecycle:
         self._process = os.getpid()
         self.settings = LiveConfig(config)
         self.audit = AuditTrail(store, config)
-        self._executor = executor
+        self.executor = executor
         slots = self._jobs_per_engine = config.max_concurrent_jobs if config.enable_concurrency else 1
-        self._queue = JobQueue(
+        self.queue = JobQueue(
             config.max_queued_jobs, slots, draining_seconds=config.shutdown_grace_seconds + DRAINING_RETRY_SECONDS
         )
-        self._running = RunningJobs(slots)
-        self.events = JobEvents(self._queue.positions)
-        self._estimates = Estimates(store, lambda: executor.device, executor.model_name, slots)
+        self.running = RunningJobs(slots)
+        self.events = JobEvents(self.queue.positions)
+        self.estimates = Estimates(store, lambda: executor.device, executor.model_name, slots)
         self._retention = Retention(
             store,
             config.tmp_dir,
             retention_seconds=config.job_retention_hours * 3600,
             grace_seconds=config.result_grace_seconds,
         )
-        self._reservations = Reservations(self._queue, store, self._retention, config.tmp_dir, config.max_jobs_per_key)
-        self._preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0), self._lose_device)
+        self._reservations = Reservations(self.queue, store, self._retention, config.tmp_dir, config.max_jobs_per_key)
+        self.preload = Preload(executor, preload_retry_seconds, lambda: self.counts() == (0, 0), self._lose_device)
         self.metrics = Metrics(self._state)
         self.usage = UsageLog(store, config)
         private_hosts = hosts_in(config.webhook_private_hosts)
@@ -115,23 +110,12 @@ class Lifecycle:
         )
         if config.enable_webhooks:
             store.on_deliveries = self._webhook_sender.wake
-        self._deps = WorkerDeps(
-            store=store,
-            queue=self._queue,
-            executor=executor,
-            downloads=ModelDownloads(executor, self._queue, self.metrics),
-            running=self._running,
-            events=self.events,
-            estimates=self._estimates,
-            metrics=self.metrics,
-            tracing=self.tracing,
-            uploads_dir=config.tmp_dir,
-            on_completed=self._preload.succeeded,
-            on_device_lost=self._lose_device,
-            max_attempts=config.max_job_attempts,
-            retry_seconds=write_retry_seconds,
-        )
-        self._watch = HealthWatch(self._running, self._preload, executor, store, config.stall_seconds)
+        self.downloads = ModelDownloads(executor, self.queue, self.metrics)
+        self.on_device_lost = self._lose_device
+        self.retry_seconds = write_retry_seconds
+        self.stopping = threading.Event()
+        self.turn = threading.Lock()
+        self._watch = HealthWatch(self.running, self.preload, executor, store, config.stall_seconds)
         self._workers_lock = threading.Lock()
         # Guarded by _workers_lock:
         self._workers: list[threading.Thread] = []
@@ -177,8 +161,8 @@ class Lifecycle:
             self._repeat("stall-watch", self._watch.check, self._watch.tick_seconds, "stalled jobs were not looked for")
             if self._config.enable_webhooks:
                 self._webhook_sender.start()
-            self._preload.start()
-            self._executor.on_engines(self._resize)
+            self.preload.start()
+            self.executor.on_engines(self._resize)
 
     def _repeat(self, name: str, step: Callable[[], None], seconds: float, failure: str) -> None:
         periodic = Periodic(name, step, failure)
@@ -191,7 +175,7 @@ class Lifecycle:
         Raises:
             StorageError: the database cannot be used; it happens later.
         """
-        revocations.end_revoked(self.store, self._queue, self._running, self._after_cancel)
+        revocations.end_revoked(self.store, self.queue, self.running, self._after_cancel)
 
     def on_fault(self, callback: Callable[[], None]) -> None:
         """Call a function, in any thread, when the device has failed. End the process then: no job runs in it."""
@@ -204,10 +188,10 @@ class Lifecycle:
     def drain(self) -> None:
         """Refuse new work, and start no more jobs; running jobs go on."""
         self._draining = True
-        self._queue.close()
-        self._running.close()
-        self._preload.close()
-        self._deps.downloads.close()
+        self.queue.close()
+        self.running.close()
+        self.preload.close()
+        self.downloads.close()
 
     def stop(self, grace: float) -> None:
         """Drain, let running jobs end, and put those that have not ended back into the queue.
@@ -224,9 +208,9 @@ class Lifecycle:
         with self._lock:
             if self._stopped:
                 return
-            running = self._running
+            running = self.running
             running.wait_until_empty(grace)
-            self._deps.stopping.set()
+            self.stopping.set()
             for each in running.all():
                 running.ask(each, "stop")
             deadline = time.monotonic() + STOP_SECONDS
@@ -257,13 +241,13 @@ class Lifecycle:
             self.keys.write_uses()
             self.usage.write()
             # In a thread, because a device that hangs must not keep the process from ending.
-            closing = threading.Thread(target=self._executor.close, name="close", daemon=True)
+            closing = threading.Thread(target=self.executor.close, name="close", daemon=True)
             closing.start()
             closing.join(STOP_SECONDS)
             self.hangs = closing.is_alive()
             if self.hangs:
                 log.error("the device is still at work and is left behind")
-            self._preload.join()
+            self.preload.join()
             self.audit.close()
             self.store.close()
             self.tracing.close()
@@ -287,15 +271,15 @@ class Lifecycle:
         """
         if owner is not None:
             return self.store.unfinished_by_state(owner)
-        waiting = self._queue.positions()
-        return len(waiting), sum(each.job_id not in waiting for each in self._running.all())
+        waiting = self.queue.positions()
+        return len(waiting), sum(each.job_id not in waiting for each in self.running.all())
 
     def _resize(self, engines: int) -> None:
         """Let as many jobs run as the engines take. Threads are added and never ended: one without a job only waits."""
         slots = engines * self._jobs_per_engine
-        self._queue.set_slots(slots)
-        self._estimates.resize(slots)
-        self._running.resize(slots)
+        self.queue.set_slots(slots)
+        self.estimates.resize(slots)
+        self.running.resize(slots)
         with self._workers_lock:
             while len(self._workers) < slots and not self._draining:
                 thread = threading.Thread(target=self._work, name=f"job-{len(self._workers)}", daemon=True)
@@ -324,7 +308,7 @@ class Lifecycle:
             callback()
 
     def _take_settings(self, config: Config) -> None:
-        self._queue.resize(config.max_queued_jobs)
+        self.queue.resize(config.max_queued_jobs)
         self._reservations.per_owner = config.max_jobs_per_key
         self._retention.retention_seconds = config.job_retention_hours * 3600
         self._retention.grace_seconds = config.result_grace_seconds
@@ -336,7 +320,7 @@ class Lifecycle:
         from whisper_api.engine.audio.process import DECODERS
 
         queued, running = self.counts()
-        facts = self._executor.facts()
+        facts = self.executor.facts()
         return ServiceState(
             ready=self.health().ready,
             queued_jobs=queued,
@@ -361,8 +345,8 @@ class Lifecycle:
         # Before the queue is filled, because a key may have been revoked while no server ran.
         self.end_revoked()
         for job in self.store.in_state("Queued"):
-            self._estimates.expect(job)
-            self._queue.put(job.job_id, reserved=False)
+            self.estimates.expect(job)
+            self.queue.put(job.job_id, reserved=False)
         try:
             self._retention.sweep(now)
         except StorageError as error:
@@ -370,16 +354,16 @@ class Lifecycle:
 
     def _work(self) -> None:
         # Start jobs only after the first load, so that a crash during loading is not counted against a job.
-        self._preload.wait_until_tried()
-        Worker(self._deps).loop()
+        self.preload.wait_until_tried()
+        Worker(self).loop()
 
     def _after_cancel(self, job_id: str) -> None:
         """Clean up after a job that was canceled while no worker ran it."""
         log.info("job canceled", extra={"job_id": job_id})
         self.metrics.job_ended("canceled")
         self.tracing.job_ended(job_id, "Canceled", {})
-        self._estimates.forget(job_id)
-        self._deps.downloads.forget(job_id)
+        self.estimates.forget(job_id)
+        self.downloads.forget(job_id)
         remove_upload(self._config.tmp_dir, job_id)
         job = self.store.get(job_id)
         if job is not None:

@@ -70,7 +70,7 @@ class JobService(Lifecycle):
     @property
     def speakers(self) -> KnownSpeakers:
         """The known speakers of callers, which are in the same database."""
-        return KnownSpeakers(self.store, self._executor, self._config.max_speakers_per_key, self._lose_device)
+        return KnownSpeakers(self.store, self.executor, self._config.max_speakers_per_key, self._lose_device)
 
     @property
     def vocabularies(self) -> Vocabularies:
@@ -84,11 +84,11 @@ class JobService(Lifecycle):
 
     def facts(self) -> ExecutorFacts:
         """The device and the models that jobs run on. The first call may take long."""
-        return self._executor.facts()
+        return self.executor.facts()
 
     def model_name(self, options: TranscriptionOptions) -> str:
         """The usual name of the model that a job with these options uses."""
-        return self._executor.model_name(options)
+        return self.executor.model_name(options)
 
     def reserve(self, owner: str, *, extra_slots: int = 0) -> Reservation:
         """Begin an upload, before its body is read: ``with service.reserve(owner) as reservation``.
@@ -123,9 +123,9 @@ class JobService(Lifecycle):
             StorageError: the job could not be stored.
         """
         with self._reservations.submitting(reservation) as enqueue:
-            self._executor.check(submission.options, submission.hf_token)
-            check_download(submission, self._executor, self.store, self._config.model_downloads)
-            charge = self.usage.charge(submission, self._executor.model_name(submission.options))
+            self.executor.check(submission.options, submission.hf_token)
+            check_download(submission, self.executor, self.store, self._config.model_downloads)
+            charge = self.usage.charge(submission, self.executor.model_name(submission.options))
             now = time.time()
             join_after = now - JOIN_SECONDS if submission.join else None
             not_to_join = self._not_to_join(submission)
@@ -138,7 +138,7 @@ class JobService(Lifecycle):
                 _check_same(there.job, submission.fingerprint)
                 log.info("job submitted again", extra={"job_id": there.job.job_id})
                 return there.job
-            self._estimates.expect(job)
+            self.estimates.expect(job)
             enqueue()
         self.metrics.job_submitted(job.audio_bytes)
         log.info(
@@ -220,8 +220,8 @@ class JobService(Lifecycle):
             jobs: the jobs.
             estimated: whether to estimate when they end.
         """
-        running, held = self._running.snapshots(), self._queue.held()
-        positions = self._queue.positions() if any(job.state == "Queued" for job in jobs) else {}
+        running, held = self.running.snapshots(), self.queue.held()
+        positions = self.queue.positions() if any(job.state == "Queued" for job in jobs) else {}
         found = []
         for job in jobs:
             stage: Stage | None = None
@@ -233,12 +233,12 @@ class JobService(Lifecycle):
                 case "Queued":
                     stage, progress = "download" if job.job_id in held else None, 0.0
                     position = positions.get(job.job_id, 1)
-                    eta = self._estimates.of_queued(job.job_id, positions, running) if estimated else None
+                    eta = self.estimates.of_queued(job.job_id, positions, running) if estimated else None
                 case "Processing":
                     progress = 0.0
                     if live is not None:
                         stage, progress = live.progress.stage, live.progress.fraction
-                        eta = self._estimates.of_running(job.job_id, live) if estimated else None
+                        eta = self.estimates.of_running(job.job_id, live) if estimated else None
             status = made_of(
                 job,
                 JobStatus,
@@ -315,15 +315,15 @@ class JobService(Lifecycle):
                 return stopped and job.state == "Canceled"
             if job.state == "Processing" and not force:
                 raise errors.JobIsProcessing(job_id)
-            running = self._running.get(job_id) if job.state == "Processing" else None
+            running = self.running.get(job_id) if job.state == "Processing" else None
             if running is not None and self._stop_running(running):
                 stopped = True
                 # Read the job again, because it may have ended or gone back to the queue before it was stopped.
                 continue
             # The job waits, or its device hangs; in that case a later outcome is not stored.
-            worked = 0.0 if running is None else self._running.worked(running)
+            worked = 0.0 if running is None else self.running.worked(running)
             if self.store.cancel(job_id, time.time(), states=(job.state,), compute_seconds=worked):
-                self._queue.remove(job_id)
+                self.queue.remove(job_id)
                 self._after_cancel(job_id)
                 return True
 
@@ -376,11 +376,11 @@ class JobService(Lifecycle):
 
     def _not_to_join(self, submission: Submission) -> frozenset[str]:
         # A job that is about to be canceled ends without a result.
-        ending = (each.job_id for each in self._running.all() if self._running.reason(each) == "cancel")
+        ending = (each.job_id for each in self.running.all() if self.running.reason(each) == "cancel")
         return submission.not_to_join.union(ending)
 
     def _stop_running(self, running: RunningJob) -> bool:
-        self._running.ask(running, "cancel")
+        self.running.ask(running, "cancel")
         return running.ended.wait(STOP_SECONDS)
 
     def _remove(self, job: Job) -> None:

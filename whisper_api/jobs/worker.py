@@ -6,12 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 from msgspec.structs import replace
 
+from whisper_api.config import LiveConfig
 from whisper_api.errors import Canceled, DeviceLost, EngineClosed, EngineLost, StorageError, WhisperApiError
 from whisper_api.job_values import JobCompletedEvent, JobEvent, JobProgressEvent, JobSegmentEvent, result_segment
 from whisper_api.jobs import outcomes
@@ -19,6 +18,7 @@ from whisper_api.jobs.estimates import Estimates
 from whisper_api.jobs.events import JobEvents, event_of
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.model_downloads import ModelDownloads, WaitsForModel
+from whisper_api.jobs.preload import Preload
 from whisper_api.jobs.queue import JobQueue
 from whisper_api.jobs.recovery import after_crash
 from whisper_api.jobs.retention import remove_upload
@@ -44,16 +44,16 @@ class _Stopping(Exception):
     """The service stops, so the worker must not wait any longer."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkerDeps:
-    """The parts of a service that all its workers share.
+class Parts:
+    """The parts of a service that all its workers share; :class:`~whisper_api.jobs.lifecycle.Lifecycle` makes them.
 
     Attributes:
-        store, queue, executor, downloads, running, events, estimates, metrics, tracing: parts of the service.
-        uploads_dir: holds one directory for each job, named by its id.
-        on_completed: called when a job has its result.
+        store: the job database.
+        events: the events of the jobs.
+        metrics: the metrics of the service and of the server in front of it.
+        tracing: the traces of both.
+        settings: the configuration in force; parts that take new values register with it.
         on_device_lost: called when the device has failed, before the job is put back.
-        max_attempts: number of attempts at a job that ends the process, the device or the engine.
         retry_seconds: pause between two attempts to write to a database that cannot be written.
         stopping: set when no worker may wait any longer.
         turn: held by the worker that takes the next job, so that jobs start in the order of the queue.
@@ -63,33 +63,32 @@ class WorkerDeps:
     queue: JobQueue
     executor: Executor
     downloads: ModelDownloads
+    preload: Preload
     running: RunningJobs
     events: JobEvents
     estimates: Estimates
     metrics: Metrics
     tracing: Tracing
-    uploads_dir: Path
-    on_completed: Callable[[], None]
+    settings: LiveConfig
     on_device_lost: Callable[[DeviceLost], None]
-    max_attempts: int
     retry_seconds: float
-    stopping: threading.Event = field(default_factory=threading.Event)
-    turn: threading.Lock = field(default_factory=threading.Lock)
+    stopping: threading.Event
+    turn: threading.Lock
 
 
 class Worker:
     """Runs one job at a time. A service has as many workers as jobs may run at a time.
 
     Args:
-        deps: shared with the other workers.
+        parts: shared with the other workers.
     """
 
-    def __init__(self, deps: WorkerDeps) -> None:
-        self._deps = deps
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
 
     def loop(self) -> None:
         """Run jobs until the service stops."""
-        while self._deps.running.wait_for_room():
+        while self._parts.running.wait_for_room():
             self._run_guarded()
 
     def run_once(self, timeout: float = TAKE_SECONDS) -> bool:
@@ -105,17 +104,17 @@ class Worker:
         if next_job is None:
             return False
         job, running = next_job
-        deps = self._deps
+        parts = self._parts
         try:
             outcome = self._execute(job, running)
             event = self._finish(job, running, outcome)
         finally:
-            deps.running.leave(running)
+            parts.running.leave(running)
         # Last, so that no watcher learns of the end while a part of the job still runs.
         if event is not None:
-            deps.events.publish(event)
-        if deps.tracing.on:
-            end_trace(deps.tracing, deps.executor, job, outcome, event)
+            parts.events.publish(event)
+        if parts.tracing.on:
+            end_trace(parts.tracing, parts.executor, job, outcome, event)
         return True
 
     def _run_guarded(self) -> None:
@@ -123,14 +122,14 @@ class Worker:
             self.run_once()
         except BaseException:
             log.critical("a worker has failed; it goes on", exc_info=True)
-            self._deps.stopping.wait(PAUSE_SECONDS)
+            self._parts.stopping.wait(PAUSE_SECONDS)
 
     def _next(self, timeout: float) -> tuple[Job, RunningJob] | None:
-        deps = self._deps
-        with deps.turn:
-            if not deps.running.wait_for_room():
+        parts = self._parts
+        with parts.turn:
+            if not parts.running.wait_for_room():
                 return None
-            job_id = deps.queue.take(timeout)
+            job_id = parts.queue.take(timeout)
             if job_id is None:
                 return None
             try:
@@ -138,19 +137,19 @@ class Worker:
             except _Stopping:
                 return None
             finally:
-                deps.queue.started(job_id)
-                deps.events.update_positions()
+                parts.queue.started(job_id)
+                parts.events.update_positions()
 
     def _enter_and_claim(self, job_id: str) -> tuple[Job, RunningJob] | None:
         """Wait for a slot, then claim: a job that waits for a slot must not be found Processing after a crash."""
-        deps = self._deps
-        job = self._until_stored(lambda: deps.store.get(job_id))
+        parts = self._parts
+        job = self._until_stored(lambda: parts.store.get(job_id))
         if job is None or job.state != "Queued":
-            deps.downloads.forget(job_id)
+            parts.downloads.forget(job_id)
             return None
-        if deps.downloads.hold_back(job):
+        if parts.downloads.hold_back(job):
             return None
-        running = deps.running.enter(job_id, alone=job.attempts > 0 and not deps.executor.isolates)
+        running = parts.running.enter(job_id, alone=job.attempts > 0 and not parts.executor.isolates)
         if running is None:
             return None
         claimed = None
@@ -158,20 +157,20 @@ class Worker:
             claimed = self._until_stored(lambda: self._claim(job_id))
         finally:
             if claimed is None:
-                deps.running.leave(running)
+                parts.running.leave(running)
         if claimed is None:
             return None
-        if deps.tracing.on:
-            start_trace(deps.tracing, deps.store, claimed)
+        if parts.tracing.on:
+            start_trace(parts.tracing, parts.store, claimed)
         waited = time.time() - job.created_at
         log.info("job started", extra={"job_id": job_id, "waited_seconds": _rounded(waited)})
         if job.attempts == 0:
-            deps.metrics.job_started(waited)
-        deps.events.publish(event_of(claimed))
+            parts.metrics.job_started(waited)
+        parts.events.publish(event_of(claimed))
         return claimed, running
 
     def _claim(self, job_id: str) -> Job | None:
-        store, queue = self._deps.store, self._deps.queue
+        store, queue = self._parts.store, self._parts.queue
         # Before the claim, so that a job whose status is Processing never counts as waiting.
         queue.started(job_id)
         try:
@@ -188,7 +187,7 @@ class Worker:
         Raises:
             _Stopping: the service stops.
         """
-        stopping = self._deps.stopping
+        stopping = self._parts.stopping
         while True:
             if stopping.is_set():
                 raise _Stopping
@@ -196,22 +195,22 @@ class Worker:
                 return action()
             except StorageError as error:
                 log.error("no job can be started: %s", error)
-            stopping.wait(self._deps.retry_seconds)
+            stopping.wait(self._parts.retry_seconds)
 
     def _execute(self, job: Job, running: RunningJob) -> outcomes.Outcome:
-        audio = self._deps.uploads_dir / job.job_id / outcomes.AUDIO_NAME
+        audio = self._parts.settings.config.tmp_dir / job.job_id / outcomes.AUDIO_NAME
         if not audio.is_file():
             return outcomes.Failed("", "its audio is no longer on the server's disk")
         try:
-            if (failure := self._deps.downloads.failure(job)) is not None:
+            if (failure := self._parts.downloads.failure(job)) is not None:
                 raise failure
             return outcomes.Completed(
-                self._deps.executor.run(
+                self._parts.executor.run(
                     job,
                     audio,
                     on_progress=lambda progress: self._publish_progress(running, progress),
                     on_partial=lambda partial: self._publish_partial(running, partial),
-                    on_missing_model=lambda name: self._deps.downloads.require(job, name),
+                    on_missing_model=lambda name: self._parts.downloads.require(job, name),
                     cancel=running.cancel,
                     voices=self._voices(job),
                 )
@@ -224,24 +223,24 @@ class Worker:
         """The voices to look for. They are read now, because the owner may have deleted one since the submission."""
         if not job.options.identify:
             return {}
-        return {speaker.name: speaker.voice for speaker in self._deps.store.speakers(job.owner)}
+        return {speaker.name: speaker.voice for speaker in self._parts.store.speakers(job.owner)}
 
     def _publish_progress(self, running: RunningJob, progress: Progress) -> None:
-        deps, job_id = self._deps, running.job_id
-        if not deps.running.note(running, progress):
+        parts, job_id = self._parts, running.job_id
+        if not parts.running.note(running, progress):
             return
-        deps.tracing.job_stage(job_id, progress.stage)
-        snapshot = deps.running.snapshots().get(job_id)
-        eta = deps.estimates.of_running(job_id, snapshot) if snapshot is not None else None
-        deps.events.publish(
+        parts.tracing.job_stage(job_id, progress.stage)
+        snapshot = parts.running.snapshots().get(job_id)
+        eta = parts.estimates.of_running(job_id, snapshot) if snapshot is not None else None
+        parts.events.publish(
             JobProgressEvent(job_id=job_id, progress=progress.fraction, stage=progress.stage, eta_seconds=_rounded(eta))
         )
 
     def _publish_partial(self, running: RunningJob, partial: PartialSegments) -> None:
-        if self._deps.running.get(running.job_id) is not running:
+        if self._parts.running.get(running.job_id) is not running:
             return
         segments = (replace(result_segment(segment), id=number) for number, segment in enumerate(partial.segments))
-        self._deps.events.publish(
+        self._parts.events.publish(
             JobSegmentEvent(
                 job_id=running.job_id, index=partial.index, aligned=partial.aligned, segments=tuple(segments)
             )
@@ -249,24 +248,24 @@ class Worker:
 
     def _outcome_of(self, error: BaseException, job: Job, running: RunningJob) -> outcomes.Outcome:
         about = {"job_id": job.job_id}
-        reason = self._deps.running.reason(running)
+        reason = self._parts.running.reason(running)
         if isinstance(error, DeviceLost):
             # First, so that no worker takes the job again in this process.
-            self._deps.on_device_lost(error)
-            return after_crash(job, self._deps.max_attempts, "the device failed")
+            self._parts.on_device_lost(error)
+            return after_crash(job, self._parts.settings.config.max_job_attempts, "the device failed")
         if isinstance(error, (Canceled, EngineClosed)):
             if reason == "cancel":
                 return outcomes.WasCanceled()
-            if reason == "stop" or self._deps.stopping.is_set():
+            if reason == "stop" or self._parts.stopping.is_set():
                 return outcomes.PutBack(counted=False)
         if isinstance(error, WaitsForModel):
             return outcomes.PutBack(counted=False)
         if isinstance(error, EngineLost):
             log.error("a job has lost its engine: %s", error, extra=about)
-            return after_crash(job, self._deps.max_attempts, "the engine's process ended")
+            return after_crash(job, self._parts.settings.config.max_job_attempts, "the engine's process ended")
         if isinstance(error, EngineClosed):
             log.error("the engine has failed under a job", exc_info=error, extra=about)
-            if job.attempts + 1 < self._deps.max_attempts:
+            if job.attempts + 1 < self._parts.settings.config.max_job_attempts:
                 return outcomes.PutBack(counted=True, last=True)
             failure = f"the engine failed in attempt {job.attempts + 1} at this job: it is not tried again"
             return outcomes.Failed("EngineClosed", f"{failure} (MAX_JOB_ATTEMPTS)")
@@ -282,22 +281,22 @@ class Worker:
         Returns:
             The event to publish, if any.
         """
-        deps, about = self._deps, {"job_id": job.job_id}
+        parts, about = self._parts, {"job_id": job.job_id}
         # Before the pauses of a full disk.
-        worked = deps.running.worked(running)
+        worked = parts.running.worked(running)
         while True:
-            if deps.running.reason(running) == "cancel":
+            if parts.running.reason(running) == "cancel":
                 outcome = outcomes.WasCanceled()
             try:
                 event = self._commit(job, outcome, worked)
                 break
             except StorageError as error:
                 log.error("the outcome of a job cannot be written: %s", error, extra=about)
-                deps.running.note_write_error(running, str(error))
-                if deps.stopping.is_set():
+                parts.running.note_write_error(running, str(error))
+                if parts.stopping.is_set():
                     log.error("the outcome of a job is lost: it runs again after the next start", extra=about)
                     return None
-                deps.stopping.wait(deps.retry_seconds)
+                parts.stopping.wait(parts.retry_seconds)
             except Exception as error:
                 if isinstance(outcome, outcomes.Failed):
                     raise
@@ -305,7 +304,7 @@ class Worker:
                 log.error("the outcome of a job cannot be stored", exc_info=error, extra=about)
                 outcome = outcomes.failure_of(error)
         if not isinstance(outcome, outcomes.PutBack):
-            remove_upload(deps.uploads_dir, job.job_id)
+            remove_upload(parts.settings.config.tmp_dir, job.job_id)
         return event
 
     def _commit(self, job: Job, outcome: outcomes.Outcome, worked: float) -> JobEvent | None:
@@ -322,20 +321,20 @@ class Worker:
         Raises:
             StorageError: the database cannot be written now.
         """
-        store, job_id, now = self._deps.store, job.job_id, time.time()
-        metrics, seconds = self._deps.metrics, now - (job.started_at or now)
+        store, job_id, now = self._parts.store, job.job_id, time.time()
+        metrics, seconds = self._parts.metrics, now - (job.started_at or now)
         figures = {"job_id": job_id, "seconds": _rounded(seconds)}
         match outcome:
             case outcomes.Completed(transcript):
-                if store.complete(job_id, transcript, now, self._deps.estimates.rates_of(transcript)):
+                if store.complete(job_id, transcript, now, self._parts.estimates.rates_of(transcript)):
                     log.info("job completed", extra={**figures, "audio_seconds": _rounded(transcript.duration)})
                     metrics.job_completed(
                         model_label(transcript.model), transcript.timings, transcript.duration, seconds
                     )
-                    self._deps.on_completed()
-                    self._deps.estimates.forget(job_id)
-                    self._deps.downloads.forget(job_id)
-                    self._deps.estimates.learned()
+                    self._parts.preload.succeeded()
+                    self._parts.estimates.forget(job_id)
+                    self._parts.downloads.forget(job_id)
+                    self._parts.estimates.learned()
                     # No other thread can have ended the job, so its row need not be read again.
                     return JobCompletedEvent(job_id=job_id)
             case outcomes.Failed(error_name, error):
@@ -360,20 +359,20 @@ class Worker:
             job_id: id of the job.
             first: whether a job that waits again goes before the others.
         """
-        deps = self._deps
-        job = deps.store.get(job_id)
+        parts = self._parts
+        job = parts.store.get(job_id)
         if job is None:
             return None
         if job.state != "Queued":
-            deps.estimates.forget(job_id)
-            deps.downloads.forget(job_id)
+            parts.estimates.forget(job_id)
+            parts.downloads.forget(job_id)
             return event_of(job)
         # Before another worker can take the job and publish that it runs.
-        deps.events.publish(event_of(job))
-        deps.tracing.job_waits(job_id)
-        if not deps.stopping.is_set():
-            deps.queue.put(job_id, reserved=False, first=first)
-            deps.events.update_positions()
+        parts.events.publish(event_of(job))
+        parts.tracing.job_waits(job_id)
+        if not parts.stopping.is_set():
+            parts.queue.put(job_id, reserved=False, first=first)
+            parts.events.update_positions()
         return None
 
 
