@@ -320,6 +320,12 @@ def test_model_names_are_those_of_the_catalogue(config: Config) -> None:
     assert LocalExecutor(replace(config, device="cuda:99")).device == "cuda:99"
 
 
+def test_of_all_gpus_the_first_usable_one_is_the_device(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctranslate2.get_cuda_device_count", lambda: 2)
+    monkeypatch.setattr("whisper_api.engine.worker.device.cuda_problem", ["too old", None].__getitem__)
+    assert LocalExecutor(replace(config, device="cuda:all")).device == "cuda:1"
+
+
 def test_diarization_that_a_job_asks_for_needs_a_model(
     config: Config, executor: LocalExecutor, ecapa_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -285,9 +285,9 @@ class LocalExecutor:
         with self._lock:
             if self._device is not None:
                 return self._device
-        from whisper_api.engine.worker.device import choose_device
+        from whisper_api.engine.worker.device import choose_devices
 
-        device = choose_device(self._config.device, self._config.device_index)
+        device = choose_devices(self._config.device, self._config.device_index)[0]
         with self._lock:
             self._device = device
         return device

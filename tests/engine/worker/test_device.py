@@ -15,12 +15,10 @@ from whisper_api.engine.worker import smoke_kernels
 from whisper_api.engine.worker.device import (
     Device,
     choose_compute_type,
-    choose_device,
     choose_devices,
     has_bfloat16,
     physical_cores,
     threads_and_lanes,
-    visible_devices,
 )
 from whisper_api.errors import DeviceUnavailable, InvalidOption
 
@@ -36,11 +34,11 @@ def test_auto_is_the_first_gpu_that_can_be_used_or_else_the_cpu(
 ) -> None:
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: count)
     monkeypatch.setattr(device_module, "cuda_problem", lambda index=0: problem)
-    assert choose_device("auto") == chosen
-    assert choose_device("cpu") == Device("cpu")
+    assert choose_devices("auto") == (chosen,)
+    assert choose_devices("cpu") == (Device("cpu"),)
     if problem is not None:
         with pytest.raises(DeviceUnavailable, match=problem):
-            choose_device("cuda")
+            choose_devices("cuda")
 
 
 def test_of_several_gpus_those_are_used_that_can_run_kernels(
@@ -49,10 +47,10 @@ def test_of_several_gpus_those_are_used_that_can_run_kernels(
     problems = ["torch has no code for GPU 0", None, None]
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 3)
     monkeypatch.setattr(device_module, "cuda_problem", lambda index=0: problems[index])
-    assert choose_device("auto") == Device("cuda", 1)
-    assert choose_device("cuda:2") == Device("cuda", 2)
+    assert choose_devices("auto") == (Device("cuda", 1),)
+    assert choose_devices("cuda:2") == (Device("cuda", 2),)
     with pytest.raises(DeviceUnavailable, match="no code for GPU 0"):
-        choose_device("cuda")
+        choose_devices("cuda")
     with caplog.at_level("WARNING"):
         assert choose_devices("cuda:all") == (Device("cuda", 1), Device("cuda", 2))
     assert "cuda:0 is not used: torch has no code" in caplog.text
@@ -175,7 +173,7 @@ def test_a_thread_that_tries_all_gpus_fails_on_none_though_streams_belong_to_thr
     monkeypatch.setattr(device_module, "_opens", lambda library: True)
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 3)
     assert choose_devices("cuda:all") == tuple(Device("cuda", index) for index in range(3))
-    assert choose_device("cuda:2") == Device("cuda", 2)
+    assert choose_devices("cuda:2") == (Device("cuda", 2),)
 
 
 def test_memory_that_the_driver_keeps_for_this_process_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,13 +187,13 @@ def test_memory_that_the_driver_keeps_for_this_process_is_free(monkeypatch: pyte
 
 def test_a_gpu_that_is_not_there_is_refused_by_name() -> None:
     with pytest.raises(DeviceUnavailable, match=f"cuda:{gpus + 3}"):
-        choose_device(f"cuda:{gpus + 3}")
+        choose_devices(f"cuda:{gpus + 3}")
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:x", "cuda:", ""])
 def test_a_device_that_does_not_exist_is_refused(name: str) -> None:
     with pytest.raises(InvalidOption, match="device"):
-        choose_device(name)
+        choose_devices(name)
 
 
 def test_a_cpu_computes_in_int8_unless_told_otherwise(caplog: pytest.LogCaptureFixture) -> None:
@@ -232,14 +230,6 @@ def test_the_free_memory_of_a_gpu_is_not_more_than_it_has() -> None:
     free = Device("cuda").free_memory()
     assert free is not None
     assert 0 < free <= torch.cuda.get_device_properties(0).total_memory
-
-
-@pytest.mark.parametrize(("count", "names"), [(0, ["cpu"]), (1, ["cuda:0"]), (3, ["cuda:0", "cuda:1", "cuda:2"])])
-def test_every_gpu_is_worth_using_and_the_cpu_without_one(
-    count: int, names: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: count)
-    assert [device.torch_name for device in visible_devices()] == names
 
 
 @pytest.mark.parametrize(

@@ -104,18 +104,11 @@ class Device:
         return available_ram()
 
 
-def visible_devices() -> tuple[Device, ...]:
-    """All GPUs of this machine, or the CPU of a machine without a GPU."""
-    import ctranslate2
-
-    return tuple(Device("cuda", index) for index in range(ctranslate2.get_cuda_device_count())) or (Device("cpu"),)
-
-
-def choose_device(name: str = "auto", index: int = 0) -> Device:
-    """The device of a name.
+def choose_devices(name: str = "auto", index: int = 0) -> tuple[Device, ...]:
+    """The devices of a name: one, or every GPU that can be used for ``cuda:all``.
 
     Args:
-        name: ``auto`` (a usable GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:1``; ``cuda:all`` is the first GPU.
+        name: ``auto`` (the first usable GPU, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``cuda:all``.
         index: number of the GPU for ``cuda``.
 
     Raises:
@@ -125,51 +118,29 @@ def choose_device(name: str = "auto", index: int = 0) -> Device:
     import ctranslate2
 
     kind, colon, suffix = name.partition(":")
-    if colon:
-        if not suffix.isdecimal() and suffix != "all":
-            raise InvalidOption("device", f"{name!r} is not a device; use auto, cpu, cuda, cuda:<index> or cuda:all")
-        index = 0 if suffix == "all" else int(suffix)
+    if kind not in ("auto", "cpu", "cuda") or (colon and not suffix.isdecimal() and suffix != "all"):
+        raise InvalidOption("device", f"{name!r} is not a device; use auto, cpu, cuda, cuda:<index> or cuda:all")
     count = int(ctranslate2.get_cuda_device_count())
     if kind == "auto":
         for each in range(count):
             problem = cuda_problem(each)
             if problem is None:
-                return Device("cuda", each)
+                return (Device("cuda", each),)
             log.warning("this machine has a GPU, but %s", problem)
-        kind = "cpu"
-    if kind == "cpu":
-        return Device("cpu")
     if kind != "cuda":
-        raise InvalidOption("device", f"{name!r} is not a device; use auto, cpu, cuda or cuda:<index>")
-    if index < 0 or index >= count:
+        return (Device("cpu"),)
+    first = (int(suffix) if suffix.isdecimal() else 0) if colon else index
+    if not 0 <= first < count:
         found = f"{count} CUDA device{'s' if count != 1 else ''}" if count else "no CUDA device"
-        raise DeviceUnavailable(f"device cuda:{index} was asked for, but this machine has {found}")
-    problem = cuda_problem(index)
-    if problem:
-        raise DeviceUnavailable(f"device cuda:{index} was asked for, but {problem}")
-    return Device("cuda", index)
-
-
-def choose_devices(name: str = "auto", index: int = 0) -> tuple[Device, ...]:
-    """The devices of a name: every GPU that can be used for ``cuda:all``, else the one of :func:`choose_device`.
-
-    Args:
-        name: as for :func:`choose_device`.
-        index: as for :func:`choose_device`.
-
-    Raises:
-        DeviceUnavailable: this machine has no such device, or cannot use it.
-        InvalidOption: the name is not a device name.
-    """
-    if name != "cuda:all" or visible_devices()[0].kind == "cpu":
-        return (choose_device(name, index),)
-    problems = {device: cuda_problem(device.index) for device in visible_devices()}
-    usable = tuple(device for device, problem in problems.items() if problem is None)
-    for device, problem in problems.items():
-        if problem and usable:
-            log.warning("%s is not used: %s", device.torch_name, problem)
-    # If no GPU can be used, the error of the first GPU is raised.
-    return usable or (choose_device("cuda", 0),)
+        raise DeviceUnavailable(f"device cuda:{first} was asked for, but this machine has {found}")
+    problems = {each: cuda_problem(each) for each in (range(count) if suffix == "all" else [first])}
+    usable = tuple(Device("cuda", each) for each, problem in problems.items() if problem is None)
+    if not usable:
+        raise DeviceUnavailable(f"device cuda:{first} was asked for, but {problems[first]}")
+    for each, problem in problems.items():
+        if problem is not None:
+            log.warning("cuda:%d is not used: %s", each, problem)
+    return usable
 
 
 CUBLAS = "libcublas.so.12"
