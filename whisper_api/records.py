@@ -128,3 +128,8 @@ def rfc3339(seconds: float) -> str:
 def rfc3339_or_none(seconds: float | None) -> str | None:
     """A time as with :func:`rfc3339`; None for no time."""
     return None if seconds is None else rfc3339(seconds)
+
+
+def seconds_of(moment: datetime | None) -> float | None:
+    """A time as seconds since 1970; None stays None."""
+    return None if moment is None else moment.timestamp()

@@ -169,11 +169,6 @@ def moment(text: str, now: datetime) -> datetime | None:
         raise ValueError("expected a duration (90d, 24h), a date (2027-01-31), a time in RFC 3339, or never") from None
 
 
-def seconds_of(time: datetime | None) -> float | None:
-    """A time as seconds since 1970."""
-    return None if time is None else time.timestamp()
-
-
 def _manages_keys(key: Key) -> bool:
     return key.role == "admin" and key.revoked_at is None and allows(key, "admin")
 

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from whisper_api.access import key_rules
 from whisper_api.errors import InvalidOption, KeyExpired, KeyNotFound, StorageError
 from whisper_api.key_values import DEFAULT_GRACE_SECONDS, AccessKey, KeyChange, NewKey, Role, Scope
-from whisper_api.records import made_of, rfc3339, rfc3339_or_none
+from whisper_api.records import made_of, rfc3339, rfc3339_or_none, seconds_of
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.keys import KeySecrets, NewSecret
 from whisper_api.store.rows import Key
@@ -163,7 +163,7 @@ class KeyRing:
                 name=new.name,
                 role=new.role,
                 created_at=now,
-                expires_at=key_rules.seconds_of(new.expires_at),
+                expires_at=seconds_of(new.expires_at),
                 scopes=tuple(dict.fromkeys(new.scopes)),
                 rate=new.rate,
                 quota=new.quota,
@@ -198,7 +198,7 @@ class KeyRing:
                 key,
                 name=_given(change.name, key.name),
                 role=_given(change.role, key.role),
-                expires_at=key.expires_at if change.expires_at is UNSET else key_rules.seconds_of(change.expires_at),
+                expires_at=key.expires_at if change.expires_at is UNSET else seconds_of(change.expires_at),
                 scopes=tuple(dict.fromkeys(_given(change.scopes, key.scopes))),
                 rate=_given(change.rate, key.rate),
                 quota=_given(change.quota, key.quota),

@@ -274,11 +274,6 @@ def _check_encoding(headers: Headers) -> None:
         )
 
 
-def seconds_of(moment: datetime | None) -> float | None:
-    """A time as seconds since 1970; None stays None."""
-    return None if moment is None else moment.timestamp()
-
-
 def job_id_of(request: Request) -> str:
     """The job id in the path, in the form of the database.
 

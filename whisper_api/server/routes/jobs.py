@@ -13,8 +13,9 @@ from starlette.responses import Response
 from whisper_api import errors
 from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.job_values import Corrections, JobPage, JobResult, JobState, JobStatus
+from whisper_api.records import seconds_of
 from whisper_api.server.auditing import note
-from whisper_api.server.operations import MOMENT, Answer, JsonBody, Parameter, job_id_of, operation, seconds_of
+from whisper_api.server.operations import MOMENT, Answer, JsonBody, Parameter, job_id_of, operation
 from whisper_api.server.realtime.waiting import wait_for_change
 from whisper_api.server.responses.problems import Problem
 from whisper_api.server.responses.results import WARNING, result_response

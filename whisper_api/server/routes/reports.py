@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from whisper_api.audit_records import AuditFilter, AuditPage
-from whisper_api.server.operations import MOMENT, Answer, Parameter, operation, seconds_of
+from whisper_api.records import seconds_of
+from whisper_api.server.operations import MOMENT, Answer, Parameter, operation
 from whisper_api.server.state import owner_of, service_of
 from whisper_api.usage_records import Usage, usage_csv
 
