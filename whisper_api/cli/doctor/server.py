@@ -15,6 +15,7 @@ from whisper_api.cli.doctor.check import Check
 from whisper_api.cli.doctor.sound import as_wav
 from whisper_api.cli.doctor.way import Probe, Prober, certificate, clock, streams, uploads
 from whisper_api.client import Client
+from whisper_api.client.calls import Server
 from whisper_api.client.responses import unreachable, untrusted
 from whisper_api.engine.models.download import human_bytes
 from whisper_api.errors import WhisperApiError
@@ -55,7 +56,7 @@ def examine_server(url: str, api_key: str | None, *, transcribe: bool = False) -
         InvalidOption: the URL or the key is malformed.
     """
     with requests.Session() as session, Client(url, api_key, retries=0, session=session) as client:
-        prober = Prober(client.url, (api_key or "").strip(), session)
+        prober = Prober(Server(url, api_key), session)
         alive = prober.get("/livez")
         reached = _reached(client.url, alive)
         connection, server = [reached], []

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import requests
 
 from whisper_api.cli.doctor.check import Check
+from whisper_api.client.calls import Server
 from whisper_api.engine.models.download import human_bytes
 from whisper_api.server.routes.events import PARTS, PAUSE_SECONDS
 from whisper_api.server.sockets import is_loopback
@@ -71,13 +72,11 @@ class Prober:
     """Sends the requests of the checks.
 
     Attributes:
-        url: URL of the server, without a slash at the end.
-        api_key: the caller's key; empty for none.
+        server: address and key of the server.
         session: the connections.
     """
 
-    url: str
-    api_key: str
+    server: Server
     session: requests.Session
 
     def get(self, path: str) -> Probe:
@@ -98,9 +97,8 @@ class Prober:
         Raises:
             RequestException: there is no response.
         """
-        return self.session.get(
-            f"{self.url}{path}", auth=self._authorize, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
-        )
+        url, authorize = f"{self.server.url}{path}", self.server.authorize
+        return self.session.get(url, auth=authorize, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True)
 
     def announce(self, path: str, size: int) -> tuple[int, dict[str, Any]]:
         """Announce a body with ``Expect: 100-continue``, and send none (RFC 9110, section 10.1.1).
@@ -116,7 +114,7 @@ class Prober:
             OSError: there is no response in time.
             HTTPException: the response is not HTTP.
         """
-        parts = urlsplit(self.url)
+        parts = urlsplit(self.server.url)
         host, port = parts.hostname or "", parts.port
         if parts.scheme == "https":
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(
@@ -129,8 +127,8 @@ class Prober:
             connection.putheader("Content-Type", "multipart/form-data; boundary=doctor")
             connection.putheader("Content-Length", str(size))
             connection.putheader("Expect", "100-continue")
-            if self.api_key:
-                connection.putheader("Authorization", f"Bearer {self.api_key}")
+            for name, value in self.server.authorize(requests.Request()).headers.items():
+                connection.putheader(name, value)
             connection.endheaders()
             # http.client would skip the response 100, and wait for the next one.
             with connection.sock.makefile("rb") as answer:
@@ -144,14 +142,9 @@ class Prober:
                 body = answer.read(min(int(headers.get("Content-Length", 0)), MAX_ANSWER_BYTES))
         return status, json_object(body)
 
-    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self.api_key:
-            request.headers["Authorization"] = f"Bearer {self.api_key}"
-        return request
-
     def _tls(self) -> ssl.SSLContext:
         """A context that trusts the same authorities as the session."""
-        verify = self.session.merge_environment_settings(self.url, {}, None, None, None)["verify"]
+        verify = self.session.merge_environment_settings(self.server.url, {}, None, None, None)["verify"]
         path = Path(verify if isinstance(verify, str) else requests.certs.where())
         if path.is_dir():
             return ssl.create_default_context(capath=path)
@@ -169,7 +162,7 @@ def json_object(text: str | bytes) -> dict[str, Any]:
 
 def certificate(prober: Prober) -> Check:
     """Whether the way is encrypted, and until when the certificate is valid."""
-    parts = urlsplit(prober.url)
+    parts = urlsplit(prober.server.url)
     if parts.scheme == "http":
         if is_loopback(parts.hostname or ""):
             return Check("tls", "missing", "none; the server is on this machine")
@@ -231,7 +224,7 @@ def uploads(prober: Prober, largest: int | None) -> Check:
         prober: sends the requests.
         largest: number of bytes that the server allows; None when unknown.
     """
-    if requests.utils.get_environ_proxies(prober.url):
+    if requests.utils.get_environ_proxies(prober.server.url):
         return Check("uploads", "missing", "not tried through the proxy that the environment names")
     sizes = [*([largest] if largest else []), *(size for size in SIZES if largest is None or size < largest)]
     refused: int | None = None
