@@ -91,18 +91,18 @@ class Worker:
         while self._parts.running.wait_for_room():
             self._run_guarded()
 
-    def run_once(self, timeout: float = TAKE_SECONDS) -> bool:
-        """Take a job, claim it, run it and store its outcome.
+    def _run_guarded(self) -> None:
+        try:
+            self._run_next()
+        except BaseException:
+            log.critical("a worker has failed; it goes on", exc_info=True)
+            self._parts.stopping.wait(PAUSE_SECONDS)
 
-        Args:
-            timeout: seconds to wait for a job.
-
-        Returns:
-            Whether there was a job.
-        """
-        next_job = self._next(timeout)
+    def _run_next(self) -> None:
+        """Take a job, claim it, run it and store its outcome."""
+        next_job = self._next()
         if next_job is None:
-            return False
+            return
         job, running = next_job
         parts = self._parts
         try:
@@ -115,21 +115,13 @@ class Worker:
             parts.events.publish(event)
         if parts.tracing.on:
             end_trace(parts.tracing, parts.executor, job, outcome, event)
-        return True
 
-    def _run_guarded(self) -> None:
-        try:
-            self.run_once()
-        except BaseException:
-            log.critical("a worker has failed; it goes on", exc_info=True)
-            self._parts.stopping.wait(PAUSE_SECONDS)
-
-    def _next(self, timeout: float) -> tuple[Job, RunningJob] | None:
+    def _next(self) -> tuple[Job, RunningJob] | None:
         parts = self._parts
         with parts.turn:
             if not parts.running.wait_for_room():
                 return None
-            job_id = parts.queue.take(timeout)
+            job_id = parts.queue.take(TAKE_SECONDS)
             if job_id is None:
                 return None
             try:
