@@ -54,8 +54,9 @@ REFUSALS: tuple[Cause, ...] = (
     Problem(500, "job_failed", "The job ended without a result, and another attempt would fail too"),
 )
 
+audio_call = functools.partial(operation, tag=TAG, refusals=REFUSALS, audit="job.submit", scope="transcribe")
 transcribe_call = functools.partial(
-    operation,
+    audio_call,
     Answer(
         200,
         "The transcript in the requested format",
@@ -66,25 +67,17 @@ transcribe_call = functools.partial(
         },
         headers=HEADERS,
     ),
-    tag=TAG,
-    refusals=REFUSALS,
     body=FormBody(TRANSCRIPTION_FIELDS, json_fields=JSON_FIELDS),
-    audit="job.submit",
-    scope="transcribe",
 )
 translate_call = functools.partial(
-    operation,
+    audio_call,
     Answer(
         200,
         "The English text in the requested format",
         {"application/json": bodies.Translation | bodies.VerboseTranslation, **TEXTS},
         headers=HEADERS,
     ),
-    tag=TAG,
-    refusals=REFUSALS,
     body=FormBody(TRANSLATION_FIELDS, json_fields=JSON_FIELDS),
-    audit="job.submit",
-    scope="transcribe",
 )
 OF_DEPLOYMENT = (
     IDEMPOTENCY_KEY,
