@@ -12,7 +12,7 @@ from fakes import new_service, queued_in, submit, uploads, work
 from forked import Forked
 
 from whisper_api.config import Config
-from whisper_api.jobs.recovery import recover
+from whisper_api.jobs.lifecycle import recover
 from whisper_api.options import TranscriptionOptions
 from whisper_api.store.jobs import JobStore
 from whisper_api.store.rows import Job

@@ -19,10 +19,10 @@ from whisper_api.jobs.events import JobEvents, event_of
 from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.health import Health, HealthWatch
 from whisper_api.jobs.model_downloads import ModelDownloads
+from whisper_api.jobs.outcomes import Failed, PutBack, after_crash
 from whisper_api.jobs.periodic import Periodic
 from whisper_api.jobs.preload import RETRY_SECONDS, Preload
 from whisper_api.jobs.queue import JobQueue
-from whisper_api.jobs.recovery import recover
 from whisper_api.jobs.retention import Retention, remove_upload
 from whisper_api.jobs.running import RunningJobs
 from whisper_api.jobs.traces import fail_trace
@@ -34,6 +34,7 @@ from whisper_api.jobs.worker import Parts, Worker
 from whisper_api.outbound.connecting import hosts_in
 from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
+from whisper_api.store.rows import Job
 from whisper_api.telemetry import Metrics, ServiceState, Tracing, start_tracing
 
 log = logging.getLogger("whisper_api.jobs")
@@ -369,3 +370,30 @@ class Lifecycle(Parts):
         if job is not None:
             self.events.publish(event_of(job))
         self.events.update_positions()
+
+
+def recover(store: JobStore, max_attempts: int, now: float) -> list[Job]:
+    """Put the running jobs back into the queue, or fail those that were tried too often.
+
+    If the process ends during the recovery, the next start repeats it: each job is put back together with its count.
+
+    Args:
+        store: the store of the jobs.
+        max_attempts: number of attempts at a job.
+        now: seconds since 1970.
+
+    Returns:
+        The failed jobs, as they were before.
+    """
+    failed = []
+    for job in store.in_state("Processing"):
+        about = {"job_id": job.job_id}
+        match after_crash(job, max_attempts, "the server ended"):
+            case PutBack(counted, last):
+                store.requeue(job.job_id, counted=counted, last=last)
+                log.warning("job requeued after attempt %d of %d", job.attempts + 1, max_attempts, extra=about)
+            case Failed(error_name, reason):
+                store.fail(job.job_id, error_name, reason, now)
+                failed.append(job)
+                log.error("job failed: %s", reason, extra=about)
+    return failed

@@ -1,4 +1,8 @@
-"""The outcomes of a job that ran."""
+"""The outcomes of a job that ran, or that ran when the process ended or its device failed.
+
+A job may be to blame for such an end: its audio, its size, or a defect in a model. Therefore attempts are counted. From
+its second attempt on, a job runs alone, and after ``MAX_JOB_ATTEMPTS`` it is Failed.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,12 @@ import re
 from dataclasses import dataclass
 
 from whisper_api.schema import Transcript
+from whisper_api.store.rows import Job
 
 AUDIO_NAME = "audio"
 MAX_ERROR_LENGTH = 500
+# After this number of attempts a job waits behind all others, so that no other job waits for one that ends the process.
+ATTEMPTS_AT_POSITION = 2
 # Absolute paths of two names or more, on any system, but not the path of a URL.
 _PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?(?:[/\\][\w.+@~-]+)+[/\\]([\w.+@~-]+)")
 
@@ -47,6 +54,20 @@ class PutBack:
 
 
 Outcome = Completed | Failed | WasCanceled | PutBack
+
+
+def after_crash(job: Job, max_attempts: int, what: str) -> PutBack | Failed:
+    """What becomes of a job under which something broke that all jobs share.
+
+    Args:
+        job: the job, as it was claimed.
+        max_attempts: number of attempts at a job.
+        what: what broke, for people: "the server ended".
+    """
+    attempts = job.attempts + 1
+    if attempts < max_attempts:
+        return PutBack(counted=True, last=attempts >= ATTEMPTS_AT_POSITION)
+    return Failed("", f"{what} {attempts} times while this job ran: it is not tried again (MAX_JOB_ATTEMPTS)")
 
 
 def failure_of(error: BaseException) -> Failed:

@@ -20,7 +20,6 @@ from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.model_downloads import ModelDownloads, WaitsForModel
 from whisper_api.jobs.preload import Preload
 from whisper_api.jobs.queue import JobQueue
-from whisper_api.jobs.recovery import after_crash
 from whisper_api.jobs.retention import remove_upload
 from whisper_api.jobs.running import RunningJob, RunningJobs
 from whisper_api.jobs.traces import end_trace, start_trace
@@ -244,7 +243,7 @@ class Worker:
         if isinstance(error, DeviceLost):
             # First, so that no worker takes the job again in this process.
             self._parts.on_device_lost(error)
-            return after_crash(job, self._parts.settings.config.max_job_attempts, "the device failed")
+            return outcomes.after_crash(job, self._parts.settings.config.max_job_attempts, "the device failed")
         if isinstance(error, (Canceled, EngineClosed)):
             if reason == "cancel":
                 return outcomes.WasCanceled()
@@ -254,7 +253,7 @@ class Worker:
             return outcomes.PutBack(counted=False)
         if isinstance(error, EngineLost):
             log.error("a job has lost its engine: %s", error, extra=about)
-            return after_crash(job, self._parts.settings.config.max_job_attempts, "the engine's process ended")
+            return outcomes.after_crash(job, self._parts.settings.config.max_job_attempts, "the engine's process ended")
         if isinstance(error, EngineClosed):
             log.error("the engine has failed under a job", exc_info=error, extra=about)
             if job.attempts + 1 < self._parts.settings.config.max_job_attempts:
