@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         metavar="ACTION",
         help=f"only this action, or all of a kind: {', '.join(ACTIONS)}",
     )
-    add_setting_flags(parser, {"--data-dir": "WHISPER_DATA_DIR"})
+    add_setting_flags(parser, "--data-dir")
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         help="also copy the audio of jobs that wait or run; without it, a restored job fails unless its audio is still "
         "in WHISPER_TMP_FILES",
     )
-    add_setting_flags(parser, {"--data-dir": "WHISPER_DATA_DIR", "--tmp-dir": "WHISPER_TMP_FILES"})
+    add_setting_flags(parser, "--data-dir", "--tmp-dir")
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:

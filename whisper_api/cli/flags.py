@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,11 @@ from whisper_api.errors import InvalidOption
 from whisper_api.options import TranscriptionOptions
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+# Where and how models run, for the commands that transcribe.
+MACHINE_FLAGS = ("--device", "--device-index", "--compute-type", "--batch-size", "--encoder", "--models-dir")
+# The keys of the flags that have other names than their keys.
+OTHER_KEYS = {"--host": "WHISPER_API_HOST", "--port": "WHISPER_API_PORT", "--tmp-dir": "WHISPER_TMP_FILES"}
 
 
 def add_flag(group: argparse._ActionsContainer, flag: str, annotation: Any, *, dest: str, help: str) -> None:
@@ -93,15 +98,16 @@ def options_of(args: argparse.Namespace) -> TranscriptionOptions:
     return options
 
 
-def add_setting_flags(group: argparse._ActionsContainer, flags: Mapping[str, str]) -> None:
+def add_setting_flags(group: argparse._ActionsContainer, *flags: str) -> None:
     """Add flags that override settings of the configuration.
 
     Args:
         group: a parser or an argument group.
-        flags: flag to the setting's key.
+        flags: each has the name of its key, as ``--data-dir`` of ``WHISPER_DATA_DIR``, or is in :data:`OTHER_KEYS`.
     """
     table = {setting.key: setting for setting in settings()}
-    for flag, key in flags.items():
+    for flag in flags:
+        key = OTHER_KEYS.get(flag) or f"WHISPER{flag[1:].replace('-', '_').upper()}"
         add_flag(group, flag, table[key].type, dest=key, help=table[key].help)
 
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = subcommand_adder(parser, common, lambda each: add_setting_flags(each, {"--data-dir": "WHISPER_DATA_DIR"}))
+    add = subcommand_adder(parser, common, lambda each: add_setting_flags(each, "--data-dir"))
     create = add("create", "make a key and print it; it cannot be shown again", _create)
     create.add_argument("name", metavar="NAME", help="the key's name")
     _add_values(create)

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         parser: parser of the command.
         common: flags of every command.
     """
-    add = subcommand_adder(parser, common, lambda each: add_setting_flags(each, {"--models-dir": "WHISPER_MODELS_DIR"}))
+    add = subcommand_adder(parser, common, lambda each: add_setting_flags(each, "--models-dir"))
     listing = add("list", "show the known models, and which are on this machine", _list)
     listing.add_argument("--installed", action="store_true", help="only models on this machine")
     listing.add_argument("--json", action="store_true", help="answer as JSON")

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
         common: flags of every command; they are in the parser already.
     """
     parser.add_argument("file", metavar="FILE", type=Path, help="what whisper-api backup has written")
-    add_setting_flags(parser, {"--data-dir": "WHISPER_DATA_DIR", "--tmp-dir": "WHISPER_TMP_FILES"})
+    add_setting_flags(parser, "--data-dir", "--tmp-dir")
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:

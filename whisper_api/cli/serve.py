@@ -9,7 +9,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from whisper_api.cli.flags import add_setting_flags, overridden_settings
+from whisper_api.cli.flags import MACHINE_FLAGS, add_setting_flags, overridden_settings
 from whisper_api.cli.termination import exit_when_lost
 from whisper_api.config import Config, Loaded, describe
 from whisper_api.errors import DeviceLost
@@ -45,25 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     parser.add_argument(
         "--insecure", action="store_true", help="allow others to reach the server though authorization is off"
     )
-    add_setting_flags(
-        parser.add_argument_group("settings that win over the configuration file"),
-        {
-            "--host": "WHISPER_API_HOST",
-            "--port": "WHISPER_API_PORT",
-            "--model": "WHISPER_MODEL",
-            "--language": "WHISPER_LANGUAGE",
-            "--output-format": "WHISPER_OUTPUT_FORMAT",
-            "--device": "WHISPER_DEVICE",
-            "--device-index": "WHISPER_DEVICE_INDEX",
-            "--compute-type": "WHISPER_COMPUTE_TYPE",
-            "--batch-size": "WHISPER_BATCH_SIZE",
-            "--encoder": "WHISPER_ENCODER",
-            "--models-dir": "WHISPER_MODELS_DIR",
-            "--data-dir": "WHISPER_DATA_DIR",
-            "--tmp-dir": "WHISPER_TMP_FILES",
-            "--log-format": "WHISPER_LOG_FORMAT",
-        },
-    )
+    settings = parser.add_argument_group("settings that win over the configuration file")
+    add_setting_flags(settings, "--host", "--port", "--model", "--language", "--output-format", *MACHINE_FLAGS)
+    add_setting_flags(settings, "--data-dir", "--tmp-dir", "--log-format")
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisper_api.cli.flags import add_setting_flags, options_of, struct_of
+from whisper_api.cli.flags import MACHINE_FLAGS, add_setting_flags, options_of, struct_of
 from whisper_api.cli.outputs import STDIN, FileWork, Outputs, add_file_arguments, label_of, on_interrupt
 from whisper_api.cli.progress import ProgressLine
 from whisper_api.config import Config, Loaded
@@ -33,17 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     """
     add_file_arguments(parser)
     machine = parser.add_argument_group("where and how")
-    add_setting_flags(
-        machine,
-        {
-            "--device": "WHISPER_DEVICE",
-            "--device-index": "WHISPER_DEVICE_INDEX",
-            "--compute-type": "WHISPER_COMPUTE_TYPE",
-            "--batch-size": "WHISPER_BATCH_SIZE",
-            "--encoder": "WHISPER_ENCODER",
-            "--models-dir": "WHISPER_MODELS_DIR",
-        },
-    )
+    add_setting_flags(machine, *MACHINE_FLAGS)
     machine.add_argument("--offline", action="store_true", help="use the models on this machine, download none")
 
 

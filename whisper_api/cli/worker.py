@@ -37,15 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     )
     parser.add_argument("--no-check", action="store_true", help="start without the checks of `whisper-api doctor`")
     parser.add_argument("--check", action="store_true", help="only check, and print the command that would run")
-    add_setting_flags(
-        parser.add_argument_group("settings of this machine"),
-        {
-            "--models-dir": "WHISPER_MODELS_DIR",
-            "--tmp-dir": "WHISPER_TMP_FILES",
-            "--model": "WHISPER_MODEL",
-            "--device": "WHISPER_DEVICE",
-        },
-    )
+    settings = parser.add_argument_group("settings of this machine")
+    add_setting_flags(settings, "--models-dir", "--tmp-dir", "--model", "--device")
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:

@@ -34,17 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     server.add_argument("--server", metavar="URL", help="URL of the server to examine, and the way to it")
     add_key_argument(server)
     server.add_argument("--transcribe", action="store_true", help="let the server transcribe a short tone")
-    add_setting_flags(
-        parser.add_argument_group("what to try"),
-        {
-            "--model": "WHISPER_MODEL",
-            "--language": "WHISPER_LANGUAGE",
-            "--device": "WHISPER_DEVICE",
-            "--device-index": "WHISPER_DEVICE_INDEX",
-            "--compute-type": "WHISPER_COMPUTE_TYPE",
-            "--models-dir": "WHISPER_MODELS_DIR",
-        },
-    )
+    tried = parser.add_argument_group("what to try")
+    add_setting_flags(tried, "--model", "--language", "--device", "--device-index", "--compute-type", "--models-dir")
 
 
 def run(args: argparse.Namespace, loaded: Loaded) -> int:
