@@ -130,7 +130,6 @@ async def test_every_reloadable_value_reaches_the_part_that_holds_it(tmp_path: P
         "service._reservations.per_owner",
         "service._retention.retention_seconds",
         "service._retention.grace_seconds",
-        "service._watch.stall_seconds",
         "service.audit._days",
         "service.usage._days",
         "service.usage.quotas._default",

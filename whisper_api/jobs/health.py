@@ -9,10 +9,8 @@ from typing import Literal
 import msgspec
 
 from whisper_api.errors import StorageError, StorageFull
-from whisper_api.jobs.executor import Executor
-from whisper_api.jobs.preload import Preload
-from whisper_api.jobs.running import ProgressSnapshot, RunningJobs
-from whisper_api.store.jobs import JobStore
+from whisper_api.jobs.parts import Parts
+from whisper_api.jobs.running import ProgressSnapshot
 
 log = logging.getLogger("whisper_api.jobs")
 
@@ -41,24 +39,11 @@ class HealthWatch:
     """Determines the health of a service, and logs when a job stalls and when it goes on.
 
     Args:
-        running: the running jobs.
-        preload: loads the executor's models.
-        executor: runs the jobs.
-        store: the store of the jobs.
-        stall_seconds: a job without progress for this time counts as stalled.
-
-    Attributes:
-        stall_seconds: may be changed at any time.
+        parts: the parts of the service.
     """
 
-    def __init__(
-        self, running: RunningJobs, preload: Preload, executor: Executor, store: JobStore, stall_seconds: float
-    ) -> None:
-        self._running = running
-        self._preload = preload
-        self._executor = executor
-        self._store = store
-        self.stall_seconds = stall_seconds
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         # Used by :meth:`check` only.
         self._disk_failed = False
         self._stalled: set[str] = set()
@@ -66,15 +51,15 @@ class HealthWatch:
     @property
     def tick_seconds(self) -> float:
         """The pause between two calls of :meth:`check`."""
-        return min(self.stall_seconds / TICKS_PER_STALL, MAX_TICK_SECONDS)
+        return min(self._parts.settings.config.stall_seconds / TICKS_PER_STALL, MAX_TICK_SECONDS)
 
     def health(self) -> Health:
         """The health of a service that is not stopping."""
-        disk = self._store.database.write_error()
+        disk = self._parts.store.database.write_error()
         if disk is not None:
             state: Literal["disk_full", "failed"] = "disk_full" if isinstance(disk, StorageFull) else "failed"
             return Health(ready=False, state=state, reason=f"{str(disk).rstrip('.')}.")
-        live = self._running.snapshots()
+        live = self._parts.running.snapshots()
         write_error = next((each.write_error for each in live.values() if each.write_error), "")
         if write_error:
             return Health(ready=False, state="failed", reason=f"A result cannot be written. {write_error}")
@@ -83,34 +68,34 @@ class HealthWatch:
             longest = max(stalled, key=lambda each: each.idle_seconds)
             reason = f"A job has made no progress for {longest.idle_seconds:.0f} s (stage {longest.progress.stage})."
             return Health(ready=False, state="stalled", reason=f"{reason} The log names it; restart the server.")
-        engines = self._executor.engines()
+        engines = self._parts.executor.engines()
         shortage = f"{engines.running} of {engines.wanted} engines run. {engines.reason}".rstrip()
-        if engines.running == 0 and (engines.reason or self._preload.tried):
+        if engines.running == 0 and (engines.reason or self._parts.preload.tried):
             return Health(ready=False, state="degraded", reason=f"{shortage} Jobs wait meanwhile.")
-        if failure := self._preload.failure:
+        if failure := self._parts.preload.failure:
             return Health(ready=False, state="failed", reason=failure)
-        if not self._preload.tried:
+        if not self._parts.preload.tried:
             return Health(ready=False, state="starting", reason=f"Models are being loaded{self._activity()}.")
-        loading = f"models for word times and speakers{self._activity()}" if self._preload.warming_up else ""
+        loading = f"models for word times and speakers{self._activity()}" if self._parts.preload.warming_up else ""
         if engines.running < engines.wanted:
             return Health(ready=True, state="degraded", reason=shortage, loading=loading)
         return Health(ready=True, state="ready", loading=loading)
 
     def stalled(self) -> int:
         """The number of running jobs that make no progress."""
-        return sum(self._is_stalled(each) for each in self._running.snapshots().values())
+        return sum(self._is_stalled(each) for each in self._parts.running.snapshots().values())
 
     def _activity(self) -> str:
-        activity = self._executor.activity
+        activity = self._parts.executor.activity
         return f": {activity}" if activity else ""
 
     def _is_stalled(self, live: ProgressSnapshot) -> bool:
-        return live.idle_seconds > self.stall_seconds
+        return live.idle_seconds > self._parts.settings.config.stall_seconds
 
     def check(self) -> None:
         """Log which jobs have stalled or go on, and whether the database can be written; call it from time to time."""
         self._check_disk()
-        live = self._running.snapshots()
+        live = self._parts.running.snapshots()
         stalled = {job_id for job_id, each in live.items() if self._is_stalled(each)}
         for job_id in stalled - self._stalled:
             each = live[job_id]
@@ -124,11 +109,11 @@ class HealthWatch:
 
     def _check_disk(self) -> None:
         """Try whether the database can be written again, and log when that changes."""
-        error = self._store.database.write_error()
+        error = self._parts.store.database.write_error()
         if error is not None:
             with contextlib.suppress(StorageError):
-                self._store.try_to_write()
-            error = self._store.database.write_error()
+                self._parts.store.try_to_write()
+            error = self._parts.store.database.write_error()
         if error is not None and not self._disk_failed:
             log.error("not ready: %s", error)
         elif error is None and self._disk_failed:

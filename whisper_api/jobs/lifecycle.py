@@ -20,6 +20,7 @@ from whisper_api.jobs.executor import Executor
 from whisper_api.jobs.health import Health, HealthWatch
 from whisper_api.jobs.model_downloads import ModelDownloads
 from whisper_api.jobs.outcomes import Failed, PutBack, after_crash
+from whisper_api.jobs.parts import Parts
 from whisper_api.jobs.periodic import Periodic
 from whisper_api.jobs.preload import RETRY_SECONDS, Preload
 from whisper_api.jobs.queue import JobQueue
@@ -30,7 +31,7 @@ from whisper_api.jobs.usage import FLUSH_SECONDS, UsageLog
 from whisper_api.jobs.webhook_requests import Bodies
 from whisper_api.jobs.webhook_sender import WebhookSender
 from whisper_api.jobs.webhooks import Webhooks
-from whisper_api.jobs.worker import Parts, Worker
+from whisper_api.jobs.worker import Worker
 from whisper_api.outbound.connecting import hosts_in
 from whisper_api.permissions import exposed_files
 from whisper_api.store.jobs import JobStore
@@ -116,7 +117,7 @@ class Lifecycle(Parts):
         self.retry_seconds = write_retry_seconds
         self.stopping = threading.Event()
         self.turn = threading.Lock()
-        self._watch = HealthWatch(self.running, self.preload, executor, store, config.stall_seconds)
+        self._watch = HealthWatch(self)
         self._workers_lock = threading.Lock()
         # Guarded by _workers_lock:
         self._workers: list[threading.Thread] = []
@@ -176,7 +177,7 @@ class Lifecycle(Parts):
         Raises:
             StorageError: the database cannot be used; it happens later.
         """
-        revocations.end_revoked(self.store, self.queue, self.running, self._after_cancel)
+        revocations.end_revoked(self, self._after_cancel)
 
     def on_fault(self, callback: Callable[[], None]) -> None:
         """Call a function, in any thread, when the device has failed. End the process then: no job runs in it."""
@@ -313,7 +314,6 @@ class Lifecycle(Parts):
         self._reservations.per_owner = config.max_jobs_per_key
         self._retention.retention_seconds = config.job_retention_hours * 3600
         self._retention.grace_seconds = config.result_grace_seconds
-        self._watch.stall_seconds = config.stall_seconds
         self.usage.configure(config)
         self.audit.take_settings(config)
 

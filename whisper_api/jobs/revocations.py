@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 
 from whisper_api.job_values import JobState
-from whisper_api.jobs.queue import JobQueue
-from whisper_api.jobs.running import RunningJobs
+from whisper_api.jobs.parts import Parts
 from whisper_api.store.jobs import JobStore
 
 log = logging.getLogger("whisper_api.jobs")
@@ -19,37 +18,34 @@ EXPIRED = "The key that submitted this job has expired"
 POLL_SECONDS = 2.0
 
 
-def end_revoked(
-    store: JobStore, queue: JobQueue, running_jobs: RunningJobs, on_canceled: Callable[[str], None]
-) -> None:
+def end_revoked(parts: Parts, on_canceled: Callable[[str], None]) -> None:
     """Revoke expired keys, cancel all unfinished jobs of revoked keys, and delete the vocabularies of these keys.
 
     Running jobs end too, because no caller may fetch their results.
 
     Args:
-        store: the store of keys and jobs.
-        queue: the waiting jobs.
-        running_jobs: the running jobs.
+        parts: the parts of the service.
         on_canceled: called with the id of a canceled job that no worker runs. A worker cleans up after its own job.
 
     Raises:
         StorageError: the database cannot be used; the next call goes on.
     """
+    store = parts.store
     store.expire_keys(time.time())
     jobs = {job_id: EXPIRED if expired else REASON for job_id, expired in store.jobs_of_revoked_keys()}
     # Waiting jobs first, because the end of a running job would let the next waiting job start.
     for job_id, reason in jobs.items():
         if _canceled(store, job_id, "Queued", reason):
-            queue.remove(job_id)
+            parts.queue.remove(job_id)
             on_canceled(job_id)
     for job_id, reason in jobs.items():
-        running = running_jobs.get(job_id)
-        worked = 0.0 if running is None else running_jobs.worked(running)
+        running = parts.running.get(job_id)
+        worked = 0.0 if running is None else parts.running.worked(running)
         if _canceled(store, job_id, "Processing", reason, worked):
             if running is None:
                 on_canceled(job_id)
             else:
-                running_jobs.ask(running, "cancel")
+                parts.running.ask(running, "cancel")
     store.delete_vocabularies_of_revoked_keys()
 
 

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from msgspec.structs import replace
 
-from whisper_api.config import LiveConfig
 from whisper_api.errors import Canceled, DeviceLost, EngineClosed, EngineLost, StorageError, WhisperApiError
 from whisper_api.job_values import JobCompletedEvent, JobEvent, JobProgressEvent, JobSegmentEvent, result_segment
 from whisper_api.jobs import outcomes
-from whisper_api.jobs.estimates import Estimates
-from whisper_api.jobs.events import JobEvents, event_of
-from whisper_api.jobs.executor import Executor
-from whisper_api.jobs.model_downloads import ModelDownloads, WaitsForModel
-from whisper_api.jobs.preload import Preload
-from whisper_api.jobs.queue import JobQueue
+from whisper_api.jobs.events import event_of
+from whisper_api.jobs.model_downloads import WaitsForModel
+from whisper_api.jobs.parts import Parts
 from whisper_api.jobs.retention import remove_upload
-from whisper_api.jobs.running import RunningJob, RunningJobs
+from whisper_api.jobs.running import RunningJob
 from whisper_api.jobs.traces import end_trace, start_trace
 from whisper_api.jobs.usage import model_label
 from whisper_api.schema import PartialSegments, Progress
-from whisper_api.store.jobs import JobStore
 from whisper_api.store.rows import Job
-from whisper_api.telemetry import Metrics, Tracing
 from whisper_api.voices import VoiceEmbedding
 
 log = logging.getLogger("whisper_api.jobs")
@@ -41,38 +34,6 @@ PAUSE_SECONDS = 1.0
 
 class _Stopping(Exception):
     """The service stops, so the worker must not wait any longer."""
-
-
-class Parts:
-    """The parts of a service that all its workers share; :class:`~whisper_api.jobs.lifecycle.Lifecycle` makes them.
-
-    Attributes:
-        store: the job database.
-        events: the events of the jobs.
-        metrics: the metrics of the service and of the server in front of it.
-        tracing: the traces of both.
-        settings: the configuration in force; parts that take new values register with it.
-        on_device_lost: called when the device has failed, before the job is put back.
-        retry_seconds: pause between two attempts to write to a database that cannot be written.
-        stopping: set when no worker may wait any longer.
-        turn: held by the worker that takes the next job, so that jobs start in the order of the queue.
-    """
-
-    store: JobStore
-    queue: JobQueue
-    executor: Executor
-    downloads: ModelDownloads
-    preload: Preload
-    running: RunningJobs
-    events: JobEvents
-    estimates: Estimates
-    metrics: Metrics
-    tracing: Tracing
-    settings: LiveConfig
-    on_device_lost: Callable[[DeviceLost], None]
-    retry_seconds: float
-    stopping: threading.Event
-    turn: threading.Lock
 
 
 class Worker:
