@@ -102,7 +102,8 @@ def decode(
         source: a path; the file's bytes; a binary file object; or an array, mono at 16 kHz, of shape (samples,) or
             (1, samples), float32 or float64 of full scale -1 to 1, or int16. A contiguous float32 array of finite
             values is not copied. A seekable file object is read from its beginning. What is not a file on the disk is
-            read to its end first, into memory or a temporary file.
+            read to its end first, into memory or a temporary file, so a live stream must end. It is refused when it has
+            given more bytes than ``max_seconds`` of audio can have.
         check: called once for each of the first seconds of audio, and ten to fifty times a second; what it raises ends
             the decoding.
         progress: called as often with the part that is done, 0 to 1, where the length is known.
@@ -129,7 +130,7 @@ def decode(
     with contextlib.ExitStack() as stack:
         count = 1 if channels == "mix" else 1 + MAX_CHANNELS
         recordings = [stack.enter_context(contextlib.closing(Recording(memory))) for _ in range(count)]
-        name, descriptor = stack.enter_context(_opened(source, memory, check))
+        name, descriptor = stack.enter_context(_opened(source, memory, check, max_seconds, stop_at))
         request = Request(
             operation="decode",
             name=name,
@@ -200,7 +201,11 @@ def _run(
 
 @contextlib.contextmanager
 def _opened(
-    source: Any, memory: AudioMemory | None = None, check: Callable[[], None] = _nothing
+    source: Any,
+    memory: AudioMemory | None = None,
+    check: Callable[[], None] = _nothing,
+    max_seconds: float | None = None,
+    stop_at: float | None = None,
 ) -> Iterator[tuple[str, int]]:
     """The name of a source for messages, and the descriptor of a file with its bytes."""
     with contextlib.ExitStack() as stack:
@@ -230,7 +235,8 @@ def _opened(
         if _is_on_disk(file):
             yield name, file.fileno()
         else:
-            yield name, stack.enter_context(contextlib.closing(Recording(memory))).copy(file, name, check)
+            copy = stack.enter_context(contextlib.closing(Recording(memory)))
+            yield name, copy.copy(file, name, check, max_seconds, stop_at)
 
 
 def _rewind(file: Any) -> None:
