@@ -401,12 +401,16 @@ def test_files_that_fail_do_not_stop_the_others(
 @pytest.mark.models
 def test_a_recording_without_room_on_the_disk_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     work = FileWork(Outputs(("txt",), None), ProgressLine(io.StringIO(), enabled=False), quiet=False)
+
+    def fail(error: Exception) -> None:
+        raise error
+
     with work.reported("long.wav") as outcome:
-        raise StorageFull("there is no room on the disk")
+        fail(StorageFull("there is no room on the disk"))
     assert outcome.failed
     assert capsys.readouterr().err == "long.wav: StorageFull: there is no room on the disk\n"
     with pytest.raises(ModelUnavailable), work.reported("next.wav"):
-        raise ModelUnavailable("base is not here")
+        fail(ModelUnavailable("base is not here"))
 
 
 def test_a_name_as_long_as_it_may_be_is_kept_and_a_longer_one_is_cut(
