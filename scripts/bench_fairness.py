@@ -60,9 +60,7 @@ def main() -> int:
         fair = stack.enter_context(
             served(folder / "fair", models_dir(), WHISPER_MODEL=options.model, ENABLE_CONCURRENCY=True)
         )
-        fifo = stack.enter_context(served(folder / "fifo", models_dir(), WHISPER_MODEL=options.model))
-        for server in (fair, fifo):
-            settled(server.url)
+        settled(fair.url)
 
         def latencies(url: str, align: bool, pid: int, clients: int = 1) -> Sample:
             with sample([pid]) as run, ThreadPoolExecutor(clients) as pool:
@@ -74,9 +72,11 @@ def main() -> int:
                 return latencies(url, align, pid, clients)
 
         def behind(align: bool) -> Sample:
-            # One run is enough to know how long the recording takes.
-            with running(fifo.url, long), sample([fifo.pid]) as run:
-                seconds = send(fifo.url, short, align, 1)
+            with served(folder / "fifo", models_dir(), WHISPER_MODEL=options.model) as fifo:
+                settled(fifo.url)
+                # One run is enough to know how long the recording takes.
+                with running(fifo.url, long), sample([fifo.pid]) as run:
+                    seconds = send(fifo.url, short, align, 1)
             return judged(run, seconds)
 
         for align in (False, True):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from whisper_api.engine.audio.decode import decode
 from whisper_api.schema import SAMPLE_RATE
 
-__all__ = ["CONVERSATIONS", "Conversation", "call_voices", "over_telephone", "pitch", "read_voices", "write"]
+__all__ = ["CONVERSATIONS", "Conversation", "call_voices", "over_telephone", "pitch", "read_voices", "through", "write"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -243,7 +243,7 @@ def _converse(
             spoken += len(phrase) / SAMPLE_RATE
         before = name
     end = round((max(turn[1] for turn in turns) + 0.5) * SAMPLE_RATE)
-    return _through(how, audio[:end], rng), _joined(turns)
+    return through(how, audio[:end], rng), _joined(turns)
 
 
 def _joined(turns: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
@@ -261,8 +261,8 @@ def _joined(turns: list[tuple[float, float, str]]) -> list[tuple[float, float, s
     return sorted(found)
 
 
-def _through(how: Conversation, audio: Floats, rng: np.random.Generator) -> Floats:
-    """Add the room, the noise and the telephone."""
+def through(how: Conversation, audio: Floats, rng: np.random.Generator) -> Floats:
+    """The audio with the room, the noise and the telephone of a conversation."""
     if how.room:
         time = np.arange(round(how.room * SAMPLE_RATE)) / SAMPLE_RATE
         echo = rng.standard_normal(len(time)) * 10 ** (-3 * time / how.room) * 0.05

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Diarization error rate of the open models, for each recording and pooled.
 
-    scripts/eval_diarization.py [FOLDER] [--voices FOLDER] [--seed N] [--stock] [--sensitivity] [--fp32]
+    scripts/eval_diarization.py [FOLDER] [--voices FOLDER] [--seed N] [--stock] [--sensitivity] [--fp32] [--ecapa]
 
 FOLDER holds a manifest.json, a list of {"file"} with the reference beside each file as .rttm; the telephone call in
 pyannote.audio's package is always measured. ``--voices`` adds conversations made from the single speakers of a folder
@@ -9,7 +9,7 @@ pyannote.audio's package is always measured. ``--voices`` adds conversations mad
 runs pyannote's pipeline with segmentation-3.0 and CAM++. Beside the error rate stands the rate that perfect clustering
 would leave: missed speech and false alarms. ``--sensitivity`` repeats clustering and assignment with other settings,
 and prints the pooled error rate of each and the rate when every recording is measured with the setting that is best for
-all the others, those of both kinds together.
+all the others, those of both kinds together. ``--ecapa`` embeds with ECAPA-TDNN in place of CAM++.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from whisper_api.engine.context import JobContext
 from whisper_api.engine.diarize import activity
 from whisper_api.engine.diarize import analysis as diarize
 from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds
+from whisper_api.engine.diarize.ecapa import EcapaSource
+from whisper_api.engine.diarize.open_models import ECAPA, OpenModels, open_models
 from whisper_api.engine.models.store import ModelStore
 from whisper_api.engine.worker.worker import GpuWorker
 from whisper_api.schema import Turn
@@ -69,7 +71,10 @@ def main() -> None:
     parser.add_argument("--stock", action="store_true", help="pyannote's pipeline beside ours")
     parser.add_argument("--sensitivity", action="store_true")
     parser.add_argument("--fp32", action="store_true", help="no bfloat16, whatever the CPU can do")
+    parser.add_argument("--ecapa", action="store_true", help="embed with ECAPA-TDNN")
     arguments = needs.parsed(parser)
+    if arguments.ecapa:
+        mock.patch.object(diarize, "open_models", _with_ecapa).start()
     if arguments.fp32:
         diarize.embedding_dtype = lambda device: "float32"
     recordings = list(_recordings(arguments.folder))
@@ -111,6 +116,12 @@ def _stock(recordings: list[tuple[str, Path, Path]]) -> list[list[Turn]]:
     store = ModelStore(models)
     job = peers.stock_diarization(str(store.ensure("segmentation-3.0").path), str(store.ensure("campplus").path))
     return [[Turn(*turn) for turn in job(str(path))] for _, path, _ in recordings]
+
+
+def _with_ecapa(ctx: JobContext) -> OpenModels:
+    model = ctx.fetch_model("ecapa")
+    source = EcapaSource(str(model.path), ctx.device.torch_name)
+    return dataclasses.replace(open_models(ctx), embedding=source, voiceprint=ECAPA, revision=model.revision)
 
 
 def _models_dir() -> Path:

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Several languages in one recording: which language each second has, and the word errors beside each clip alone.
 
-    scripts/eval_languages.py FOLDER [--model NAME] [--only changes pieces answers detected]
+    scripts/eval_languages.py FOLDER [--model NAME] [--only changes pieces answers detected] [--seeds N ...]
+                              [--answers SECONDS ...]
 
 FOLDER holds a manifest.json: a list of {"file", "language", "text"}. The recordings are made of its clips: joined with
 pauses so that the language changes from clip to clip, cut into pieces of 3 to 10 s, with short answers in another
-language, and behind tones like music or a clip in another language. "Alone" is a clip at its place in the recording,
+language and, for comparison, in the same, and behind tones like music or a clip in another language. Seeds choose the
+pieces, their order and their pauses. "Alone" is a clip at its place in the recording,
 with noise instead of its neighbours: Whisper's text changes when a window begins some milliseconds earlier, so a clip
 alone at another place has other errors. Needs the extra "eval" (jiwer, whisper-normalizer).
 """
@@ -19,6 +21,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +38,14 @@ PAUSES = (0.3, 0.5, 1.0, 2.0, 5.0)
 AROUND = 2.048
 SILERO_STEP = 512
 PIECE_SECONDS = (3.0, 10.0)
-PIECE_ROUNDS = 2
+MEASUREMENTS = ("changes", "pieces", "answers", "detected")
 ANSWERS = (1.0, 1.5, 2.0, 3.0)
+# An answer is cut at pauses, so its length may differ by this part.
+ANSWER_LENGTHS = 0.25
+ANSWER_PAUSES = (0.4, 0.7, 1.0)
+# Speech before and after an answer, in seconds; and most answers in one language.
+AROUND_ANSWER = 6.0
+ANSWERS_IN_LANGUAGE = 9
 # A clip this long is most of a recording by itself.
 LONGEST = 30.0
 TONES_SECONDS = 20.0
@@ -65,18 +74,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="base")
-    parser.add_argument("--only", nargs="+", choices=[*MEASUREMENTS], default=[*MEASUREMENTS])
+    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the pieces and the answers")
+    parser.add_argument("--answers", nargs="+", type=float, default=ANSWERS, help="seconds of the answers")
     arguments = needs.parsed(parser, needs.MODEL, needs.JIWER, needs.NORMALIZER)
     models = Path(os.environ.get("WHISPER_MODELS_DIR") or Path(__file__).parent.parent / "models_cache").absolute()
     items = [item for item in json.loads((arguments.folder / "manifest.json").read_text()) if item.get("text")]
     clips = [Clip(i["file"], i["language"], i["text"], decode(arguments.folder / i["file"]).audio) for i in items]
     short = [clip for clip in clips if len(clip.audio) <= LONGEST * RATE]
+    measurements = {
+        "changes": partial(changes, clips=short),
+        "pieces": partial(pieces, clips=clips, seeds=arguments.seeds),
+        "answers": partial(answers, clips=short, seeds=arguments.seeds, lengths=arguments.answers),
+        "detected": partial(detected, clips=short),
+    }
     with Engine(device="cpu", models_dir=models, model=arguments.model) as engine:
         for name in arguments.only:
             if name != "changes" and len({clip.language for clip in short}) == 1:
                 print(f"{name}: not measured, since there are no clips in another language")
             else:
-                MEASUREMENTS[name](engine, clips if name == "pieces" else short)
+                measurements[name](engine)
 
 
 def transcribed(engine: Engine, audio: Floats, language: str) -> Transcript:
@@ -124,7 +141,7 @@ def alone(engine: Engine, audio: Floats, clips: Sequence[Clip], begins: Sequence
     return texts
 
 
-def pieces(engine: Engine, clips: Sequence[Clip]) -> None:
+def pieces(engine: Engine, clips: Sequence[Clip], seeds: Sequence[int]) -> None:
     """The clips cut at pauses into pieces, in an order in which the language changes as often as it can."""
     cut = [
         Clip(f"{clip.name} {number}", clip.language, "", clip.audio[span.start : span.end])
@@ -134,7 +151,7 @@ def pieces(engine: Engine, clips: Sequence[Clip]) -> None:
     ]
     english = [clip for clip in cut if clip.language == "en"]
     others = [clip for clip in cut if clip.language != "en"]
-    for seed in range(PIECE_ROUNDS):
+    for seed in seeds:
         rng = random.Random(seed)
         order = in_turn(others + rng.sample(english, min(len(others), len(english))), seed)
         pause = rng.choice(PAUSES[:3])
@@ -159,19 +176,68 @@ def pieces(engine: Engine, clips: Sequence[Clip]) -> None:
         )
 
 
-def answers(engine: Engine, clips: Sequence[Clip]) -> None:
-    """A short answer in another language between two longer stretches."""
-    heard: dict[float, list[bool]] = {seconds: [] for seconds in ANSWERS}
-    for seconds in ANSWERS:
-        for answer in clips:
-            others = [clip for clip in clips if clip.language != answer.language and len(clip.audio) > 6 * RATE]
-            around = random.Random(answer.name).sample(others, 1) * 2
-            piece = voiced(answer.audio)[: round(seconds * RATE)]
-            audio, begins = joined_with([around[0].audio, piece, around[1].audio], 0.7)
-            found = seconds_by_language(transcribed(engine, audio, "multi"), begins[1], begins[1] + seconds)
-            heard[seconds].append(bool(found) and max(found, key=lambda code: found[code]) == answer.language)
-    for seconds, right in heard.items():
-        print(f"answers of {seconds} s in the right language: {sum(right)} of {len(right)}")
+def answers(engine: Engine, clips: Sequence[Clip], seeds: Sequence[int], lengths: Sequence[float]) -> None:
+    """A short answer between longer speech in another language, and one between longer speech in its own."""
+    languages = sorted({clip.language for clip in clips})
+    for seconds in lengths:
+        other, own, count, textless = 0, 0, 0, 0
+        for seed in seeds:
+            rng = random.Random(f"{seed} {seconds}")
+            for answer in some_of_each(clips, rng):
+                piece = short_piece(answer.audio, seconds, rng)
+                around = rng.choice([language for language in languages if language != answer.language])
+                if piece is None:
+                    continue
+                found = [language_of_answer(engine, clips, each, piece, rng) for each in (around, answer.language)]
+                if found == [None, None]:
+                    textless += 1
+                    continue
+                count += 1
+                other += found[0] == answer.language
+                own += found[1] == answer.language
+        print(
+            f"answers of {seconds} s in the right language: {other} of {count} between another language, "
+            f"{own} of {count} between their own; {textless} pieces without text left out",
+            flush=True,
+        )
+
+
+def some_of_each(clips: Sequence[Clip], rng: random.Random) -> list[Clip]:
+    """At most so many clips of each language as are wanted for answers."""
+    chosen = []
+    for language in sorted({clip.language for clip in clips}):
+        mine = [clip for clip in clips if clip.language == language]
+        chosen += rng.sample(mine, min(len(mine), ANSWERS_IN_LANGUAGE))
+    return chosen
+
+
+def short_piece(audio: Floats, seconds: float, rng: random.Random) -> Floats | None:
+    """A piece of about so many seconds of speech, cut at pauses; None if the audio has none."""
+    longest = seconds * (1 + ANSWER_LENGTHS)
+    start = round(rng.uniform(0, seconds) * RATE)
+    spans = cut_at_pauses(Span(start, len(audio)), audio, longest) if start < len(audio) else []
+    spans = [span for span in spans if span.seconds >= seconds * (1 - ANSWER_LENGTHS)]
+    loud = 0.25 * float(np.square(audio).mean())
+    found = [audio[span.start : span.end] for span in spans]
+    found = [piece for piece in found if float(np.square(piece).mean()) >= loud]
+    return rng.choice(found) if found else None
+
+
+def language_of_answer(
+    engine: Engine, clips: Sequence[Clip], around: str, piece: Floats, rng: random.Random
+) -> str | None:
+    """The language in which a piece between longer speech in a language is transcribed; None without text."""
+    mine = [clip for clip in clips if clip.language == around]
+    sides = []
+    for _ in range(2):
+        side: list[Clip] = []
+        while sum(len(clip.audio) for clip in side) < AROUND_ANSWER * RATE:
+            side.append(rng.choice(mine))
+        sides.append(side)
+    audio, begins = joined_with([*sides[0], piece, *sides[1]], rng.choice(ANSWER_PAUSES))
+    begin = begins[len(sides[0])]
+    found = seconds_by_language(transcribed(engine, audio, "multi"), begin, begin + len(piece) / RATE)
+    return max(found, key=lambda code: found[code]) if found else None
 
 
 def detected(engine: Engine, clips: Sequence[Clip]) -> None:
@@ -221,13 +287,6 @@ def joined_with(parts: Iterable[Clip | Floats], pause: float) -> tuple[Floats, l
     return np.concatenate(audio), begins
 
 
-def voiced(audio: Floats) -> Floats:
-    """The audio from its first loud tenth of a second."""
-    frames = audio[: len(audio) // 1600 * 1600].reshape(-1, 1600)
-    loud = np.square(frames).mean(axis=1)
-    return audio[1600 * int(np.argmax(loud > 0.1 * loud.max())) :]
-
-
 def tones() -> Floats:
     """Chords with overtones and a beat, as a jingle has them."""
     time = np.arange(round(TONES_SECONDS * RATE)) / RATE
@@ -261,8 +320,6 @@ def errors(texts: Sequence[str], found: str, language: str) -> int:
     compared = jiwer.process_words(normalize(" ".join(texts)), normalize(found))
     return int(compared.substitutions + compared.deletions + compared.insertions)
 
-
-MEASUREMENTS = {"changes": changes, "pieces": pieces, "answers": answers, "detected": detected}
 
 if __name__ == "__main__":
     main()

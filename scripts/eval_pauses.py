@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from whisper_api.engine.audio.decode import decode
 from whisper_api.engine.options import resolve
 from whisper_api.engine.silero import SILERO_FRAME, silero_probabilities
+from whisper_api.engine.silero_again import heard_again
 from whisper_api.engine.vad import SpeechFrames, speech_spans, windows
 from whisper_api.options import TranscriptionOptions
 from whisper_api.schema import SAMPLE_RATE
@@ -65,7 +66,7 @@ def main() -> None:
 
 def heard(audio: Samples) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Whether each sample is in a span of speech, and whether it is in a window."""
-    frames = SpeechFrames(silero_probabilities(audio), SILERO_FRAME)
+    frames = SpeechFrames(heard_again(audio, silero_probabilities(audio)), SILERO_FRAME)
     padded = speech_spans(frames, SETTINGS, len(audio))
     found = []
     for spans in (speech_spans(frames, UNPADDED, len(audio)), windows(padded, frames, audio)):

@@ -176,8 +176,11 @@ def agent_ports() -> dict[str, int]:
 
 @contextlib.contextmanager
 def _patience() -> Iterator[None]:
-    """Let Ray wait longer than its 30 seconds for a machine to start, without its warnings."""
-    from ray._private import services
+    """Let Ray wait longer than its 30 seconds for a machine to start, without its warnings.
+
+    The agents of a machine serve no dashboard, as where Ray is installed without one: that saves time at each start.
+    """
+    from ray._private import services, utils
 
     ask = services.get_node
 
@@ -189,7 +192,8 @@ def _patience() -> Iterator[None]:
             time.sleep(0.1)
         return ask(*arguments)
 
-    with warnings.catch_warnings(), mock.patch.object(services, "get_node", get_node):
+    without = mock.patch.object(utils, "get_dashboard_dependency_error", return_value=ImportError("not wanted"))
+    with warnings.catch_warnings(), mock.patch.object(services, "get_node", get_node), without:
         warnings.simplefilter("ignore")
         yield
 

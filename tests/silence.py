@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from typing import Any
 
@@ -9,6 +10,7 @@ import av
 import numpy as np
 
 
+@functools.cache
 def hours_of_silence(hours: float) -> bytes:
     """A small FLAC file at 1 kHz."""
     file = io.BytesIO()

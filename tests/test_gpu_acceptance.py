@@ -32,10 +32,13 @@ def conditions(tmp_path_factory: pytest.TempPathFactory) -> Conditions:
 
 @pytest.mark.models
 @pytest.mark.usefixtures("tiny_en_model_dir", "ecapa_path")
-def test_it_runs_on_a_cpu_from_end_to_end(tmp_path: Path, models_dir: Path) -> None:
+def test_it_runs_on_a_cpu_from_end_to_end(tmp_path: Path, models_dir: Path, random_alignment: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "align").symlink_to(random_alignment, target_is_directory=True)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "WHISPER_MODELS_DIR": str(models_dir)}
-    command = [str(SCRIPTS / "gpu_acceptance.py"), "--device", "cpu", "--tiny", "--report", str(tmp_path / "to" / "it")]
+    places = ["--report", str(tmp_path / "to" / "it"), "--models", str(tmp_path / "models")]
+    command = [str(SCRIPTS / "gpu_acceptance.py"), "--device", "cpu", "--tiny", *places]
     out, err = tmp_path / "stdout", tmp_path / "stderr"
     peers = ("pyannote.audio", "whisperx.alignment", "whisperx.asr")
     code = Forked(run_script, command, tmp_path, environment, out, err, peers).wait(600)

@@ -30,7 +30,7 @@ SMALL = ["--quick", "--runs", "1", "--model", "tiny.en"]
 RUNS: dict[str, list[str]] = {
     "bench_events.py": [*SMALL, "--watchers", "2"],
     "bench_everything_on.py": [*SMALL, "--only", "overhead"],
-    "bench_fairness.py": [*SMALL, "--no-peers", "--seconds", "20"],
+    "bench_fairness.py": [*SMALL, "--no-peers", "--seconds", "12"],
     "bench_first_text.py": [*SMALL, "--seconds", "12"],
     "bench_latency.py": [*SMALL, "--no-peers", "--only", "short"],
     "bench_memory.py": [*SMALL, "--audio-memory", "1"],
@@ -40,7 +40,7 @@ RUNS: dict[str, list[str]] = {
     "bench_throughput.py": [*SMALL, "--no-peers"],
     "eval_accuracy.py": ["{folder}", "--model", "tiny.en", "--beam-size", "1", "--no-peer", "--confidence"],
     "eval_diarization.py": [],
-    "eval_speakers.py": ["--only", "two-short", "two-telephone", "--seconds", "12"],
+    "eval_speakers.py": ["--only", "two-telephone", "--seconds", "12"],
     "eval_invented.py": ["--model=tiny.en", "--vad=none", "--language=en", "--sound=hum", "--seconds=2", "--no-peer"],
     "eval_languages.py": ["{folder}", "--model", "tiny.en"],
     "eval_pauses.py": ["{folder}", "--minutes", "0", "0.05", "--noise", "pink"],

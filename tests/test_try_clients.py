@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
@@ -59,16 +59,14 @@ def test_a_client_that_cannot_be_installed_fails_unless_it_is_skipped(
     assert "by --skip" in shown
 
 
-def test_openai_s_package_against_a_real_server(models_dir: Path, base_model_dir: Path, ecapa_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--only", "openai-python", "--installed"],
-        env={**os.environ, "WHISPER_MODELS_DIR": str(models_dir)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = done.stdout.splitlines()[1:]
+def test_openai_s_package_against_a_real_server(
+    tmp_path: Path, models_dir: Path, base_model_dir: Path, ecapa_path: Path
+) -> None:
+    out, err = tmp_path / "stdout", tmp_path / "stderr"
+    command = [str(SCRIPT), "--only", "openai-python", "--installed"]
+    environment = {**os.environ, "WHISPER_MODELS_DIR": str(models_dir)}
+    code = Forked(main, command, Path.cwd(), environment, out, err).wait(600)
+    assert code == 0, out.read_text("utf-8") + err.read_text("utf-8")
+    rows = out.read_text("utf-8").splitlines()[1:]
     assert len(rows) == 7
     assert all(row.startswith("openai-python") and " ok " in row for row in rows)

@@ -97,10 +97,10 @@ class VoiceEmbedding(Record, frozen=True, kw_only=True):
     def similarity(self, other: VoiceEmbedding) -> float:
         """Cosine similarity of two voices of the same model, from -1 to 1.
 
-        Where only one of them was recorded over a telephone, both are compared in its band.
+        Where one of them was recorded over a telephone, both are compared in its band.
         """
         mine, theirs = self.vector, other.vector
-        if self.telephone != other.telephone and self.telephone_vector and other.telephone_vector:
+        if (self.telephone or other.telephone) and self.telephone_vector and other.telephone_vector:
             mine, theirs = self.telephone_vector, other.telephone_vector
         return math.fsum(one * another for one, another in zip(mine, theirs, strict=True))
 

@@ -28,13 +28,9 @@ FEW = {"base": 32, "large-v3-turbo": 32, "large-v3": 16, "tiny": 1}
 
 def row_bytes(conditions: Conditions, findings: Findings) -> None:
     """Bytes of a window of 30 s in a batch, against the formula that limits batches."""
+    plans = (("torch", 1, True), ("ctranslate2", 1, False), ("torch", 1, False), ("torch", 5, False))
     for name in conditions.names("base", "large-v3-turbo", "large-v3"):
-        for encoder, beam, timed in (
-            ("torch", 1, False),
-            ("torch", 1, True),
-            ("torch", 5, False),
-            ("ctranslate2", 1, False),
-        ):
+        for encoder, beam, timed in plans[: conditions.size(len(plans), 2)]:
             _row_bytes(conditions, findings, name, encoder, beam, timed=timed)
     if not conditions.is_gpu:
         findings.skip("the formula's bounds", "the formula is about a GPU's memory")

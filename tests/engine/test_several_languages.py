@@ -29,6 +29,7 @@ pytestmark = pytest.mark.models
 RATE = 16_000
 SPEECH_SECONDS = 8.0
 BORDER = SPEECH_SECONDS + 0.5
+ANSWER = Span(9 * RATE, 11 * RATE)
 MULTI = TranscriptionOptions(language="multi", diarize=False)
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -105,10 +106,14 @@ def test_a_window_is_cut_where_the_language_changes(
     engine: Engine, speech: Floats, twice: Floats, decoded: list[Row], base_model_dir: Path
 ) -> None:
     partial: list[PartialSegments] = []
-    transcript = engine.transcribe(twice, MULTI, on_partial=partial.append)
+    # Without word times, since a missing alignment model may let all windows be decoded again.
+    untimed = replace(MULTI, align=False)
+    transcript = engine.transcribe(twice, untimed, on_partial=partial.append)
     with engine.models.lease(engine.whisper.source(engine.store.ensure("base"))) as whisper:
         tokens = whisper.language_tokens
-        spoken = [(tokens["en"] in row.prompt, tokens["de"] in row.prompt) for row in decoded]
+        # Before the first window, which is decoded alone, short stretches are decoded in both languages.
+        first_row = next(index for index, row in enumerate(decoded) if row.alone)
+        spoken = [(tokens["en"] in row.prompt, tokens["de"] in row.prompt) for row in decoded[first_row:]]
         # A piece may be decoded more than once, because English speech is no good German.
         assert [each for each, _ in groupby(spoken)] == [(True, False), (False, True)]
     assert set(transcript.languages) == {"en", "de"}
@@ -118,11 +123,42 @@ def test_a_window_is_cut_where_the_language_changes(
         assert segment.language == ("en" if segment.end <= BORDER else "de")
         assert segment.end <= BORDER or segment.start >= BORDER
     # The first half has the text that it has alone.
-    alone = engine.transcribe(speech, replace(MULTI, language="en"))
+    alone = engine.transcribe(speech, replace(untimed, language="en"))
     first = [segment for segment in transcript.segments if segment.language == "en"]
     assert [segment.text for segment in first] == [segment.text for segment in alone.segments]
     told = [{segment.language for segment in each.segments} for each in partial]
     assert [each for each, _ in groupby(told)] == [{"en"}, {"de"}]
+
+
+@pytest.fixture
+def german_but_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """English and German are exchanged everywhere but in the answer."""
+    listen = LanguageDetector.windows
+
+    def told(languages: dict[str, float], span: Span) -> dict[str, float]:
+        inside = ANSWER.start <= (span.start + span.end) / 2 < ANSWER.end and span.seconds < 2 * ANSWER.seconds
+        return languages if inside else {**languages, "en": languages["de"], "de": languages["en"]}
+
+    def windows(
+        self: LanguageDetector, windows: Sequence[Window], parts: Sequence[Sequence[Span]] | None = None, **also: Any
+    ) -> Generator[Detected, None, None]:
+        spans = parts if parts is not None else [()] * len(windows)
+        for window, inside, found in zip(windows, spans, listen(self, windows, parts, **also), strict=True):
+            each = tuple(told(languages, span) for languages, span in zip(found.parts, inside, strict=True))
+            yield Detected(found.encoded, told(found.languages, window.span), each)
+
+    monkeypatch.setattr(LanguageDetector, "windows", windows)
+
+
+@pytest.mark.usefixtures("german_but_for_the_answer")
+def test_a_short_answer_has_its_own_language_when_its_text_is_probable_there(engine: Engine, speech: Floats) -> None:
+    pause = np.zeros(ANSWER.start - len(speech), np.float32)
+    audio = np.concatenate([speech, pause, speech[: ANSWER.end - ANSWER.start], pause, speech])
+    transcript = engine.transcribe(audio, MULTI)
+    spoken = [(segment.start + segment.end) / 2 for segment in transcript.segments if segment.language == "en"]
+    assert spoken
+    assert all(ANSWER.start <= RATE * time < ANSWER.end for time in spoken)
+    assert transcript.languages == ("de", "en")
 
 
 @pytest.mark.cpu("with 'auto' a GPU does not detect the languages of a window's parts, which would take its time")

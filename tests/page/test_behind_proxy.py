@@ -26,7 +26,7 @@ def test_a_recording_becomes_a_transcript(
     browser: Browser,
     models_dir: Path,
     base_model_dir: Path,
-    screenshots: Path,
+    screenshots: Path | None,
     tmp_path: Path,
     cut: Callable[[float, float], bytes],
 ) -> None:

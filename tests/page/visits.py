@@ -23,7 +23,7 @@ class Visit:
         browser: to open it in.
         url: of the page, without a slash at the end.
         key: that the session already has; none to be asked for one.
-        screenshots: the directory for pictures.
+        screenshots: the directory for pictures; None for no pictures.
         language: of the browser.
         size: of the window in CSS pixels.
         dark: whether the system is.
@@ -38,7 +38,7 @@ class Visit:
         self,
         browser: Browser,
         url: str,
-        screenshots: Path,
+        screenshots: Path | None,
         *,
         key: str = "",
         language: str = "en-US",
@@ -95,13 +95,14 @@ class Visit:
         self.page.reload()
 
     def picture(self, name: str, *, full: bool = False) -> None:
-        """Keep a picture of what is seen now.
+        """Keep a picture of what is seen now, where pictures are asked for.
 
         Args:
             name: of the state.
             full: the whole page, not only what the window shows.
         """
-        self.page.screenshot(path=self._screenshots / f"{name}.png", full_page=full, animations="disabled")
+        if self._screenshots is not None:
+            self.page.screenshot(path=self._screenshots / f"{name}.png", full_page=full, animations="disabled")
 
     @property
     def words(self) -> list[str]:

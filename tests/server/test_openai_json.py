@@ -34,10 +34,11 @@ def read(body: bytes, sizes: Iterator[int] | None = None) -> tuple[bytes, list[t
         form = IncomingForm(LIMITS, lambda: Path(directory))
         reader = JsonReader(form)
         try:
-            while body:
+            start = 0
+            while start < len(body):
                 size = next(sizes) if sizes is not None else len(body)
-                reader.feed(body[:size])
-                body = body[size:]
+                reader.feed(body[start : start + size])
+                start += size
             reader.finish()
             form.finish()
             return b"".join(path.read_bytes() for path in Path(directory).iterdir()), form.fields

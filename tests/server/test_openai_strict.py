@@ -79,10 +79,10 @@ def unpublished(value: object) -> Iterator[str]:
 )
 @pytest.mark.parametrize("silent", [False, True])
 def test_an_answer_is_of_the_published_type(
-    client: httpx.Client, conversation: bytes, path: str, fields: dict[str, str], kind: Any, silent: bool
+    client: httpx.Client, speech: bytes, path: str, fields: dict[str, str], kind: Any, silent: bool
 ) -> None:
-    header, sound = conversation[:44], conversation[44:]
-    audio = header + bytes(len(sound)) if silent else conversation
+    header, sound = speech[:44], speech[44:]
+    audio = header + bytes(len(sound)) if silent else speech
     answer = client.post(path, data={"model": MODEL, **fields}, files={"file": ("a.wav", audio)})
     assert answer.status_code == 200, answer.text
     check(kind, answer.json())
@@ -104,7 +104,7 @@ def test_models_are_of_the_published_type(client: httpx.Client) -> None:
         check(Model, model)
 
 
-def test_the_strict_client(ai: openai.OpenAI, conversation: bytes) -> None:
+def test_the_strict_client(ai: openai.OpenAI, conversation: bytes, hello: bytes) -> None:
     create = ai.audio.transcriptions.create
     assert "Chicago" in create(file=named(conversation), model=MODEL, include=["logprobs"]).text
     verbose = create(
@@ -120,8 +120,8 @@ def test_the_strict_client(ai: openai.OpenAI, conversation: bytes) -> None:
         assert "Chicago" in done.text
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        assert ai.audio.translations.create(file=named(conversation), model=MODEL).text
-        assert ai.audio.translations.create(file=named(conversation), model=MODEL, response_format="verbose_json").text
+        assert ai.audio.translations.create(file=named(hello), model=MODEL).text
+        assert ai.audio.translations.create(file=named(hello), model=MODEL, response_format="verbose_json").text
     assert [model.id for model in ai.models.list()]
 
 
@@ -154,28 +154,28 @@ def azure(server: RunningServer, **options: Any) -> dict[str, Any]:
     }
 
 
-def test_the_client_for_azure(server: RunningServer, conversation: bytes) -> None:
+def test_the_client_for_azure(server: RunningServer, hello: bytes) -> None:
     with openai.AzureOpenAI(**azure(server)) as ai:
         # The name of the deployment is in the path.
         for deployment in ("whisper", "whisper-1", "gpt-4o-transcribe", "base"):
-            assert "Chicago" in ai.audio.transcriptions.create(file=named(conversation), model=deployment).text
-        stream = ai.audio.transcriptions.create(file=named(conversation), model="gpt-4o-transcribe", stream=True)
+            assert "Hello" in ai.audio.transcriptions.create(file=named(hello), model=deployment).text
+        stream = ai.audio.transcriptions.create(file=named(hello), model="gpt-4o-transcribe", stream=True)
         assert list(stream)[-1].type == "transcript.text.done"
         assert "whisper-1" in [model.id for model in ai.models.list()]
         assert ai.models.retrieve("gpt-4o-transcribe").id == "gpt-4o-transcribe"
         with pytest.raises(openai.NotFoundError) as unknown:
-            ai.audio.transcriptions.create(file=named(conversation), model="nothing")
+            ai.audio.transcriptions.create(file=named(hello), model="nothing")
         assert unknown.value.code == "model_not_found"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            assert ai.audio.translations.create(file=named(conversation), model="whisper").text
+            assert ai.audio.translations.create(file=named(hello), model="whisper").text
     with openai.AzureOpenAI(**azure(server, azure_deployment="whisper")) as ai:
-        assert "Chicago" in ai.audio.transcriptions.create(file=named(conversation), model="nothing").text
+        assert "Hello" in ai.audio.transcriptions.create(file=named(hello), model="nothing").text
     with (
         openai.AzureOpenAI(**azure(server, api_key="wk_nobody")) as ai,
         pytest.raises(openai.AuthenticationError) as stranger,
     ):
-        ai.audio.transcriptions.create(file=named(conversation), model="whisper")
+        ai.audio.transcriptions.create(file=named(hello), model="whisper")
     assert stranger.value.code == "invalid_api_key"
 
 

@@ -86,6 +86,18 @@ def silero_probabilities(
         return _joined(recording, parts, bridges)
 
 
+def fresh_probabilities(audio: Floats, begin: int, end: int, gain: float) -> Floats:
+    """The probability of speech in frames of a recording, by a model that has heard nothing before them.
+
+    Args:
+        audio: shape (samples,), mono, 16 kHz.
+        begin: the first frame.
+        end: the frame after the last.
+        gain: factor of the samples.
+    """
+    return _Silero().probabilities(_inputs(audio, begin, end) * np.float32(gain))
+
+
 def _joined(recording: _Recording, parts: Sequence[_Part], bridges: Sequence[_Part]) -> Floats:
     """Join the parts of a recording, each of which began without what was before it.
 

@@ -13,6 +13,7 @@ from whisper_api.engine.audio.level import loud_seconds, raise_quiet_speech
 from whisper_api.engine.context import JobContext
 from whisper_api.engine.options import ResolvedOptions
 from whisper_api.engine.silero import SILERO_FRAME, silero_probabilities
+from whisper_api.engine.silero_again import heard_again
 from whisper_api.schema import SAMPLE_RATE
 
 WINDOW_SECONDS = 30.0
@@ -221,7 +222,8 @@ def silero_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:
         ctx: the job.
         audio: shape (samples,), mono, 16 kHz.
     """
-    return SpeechFrames(silero_probabilities(audio, ctx.progress), SILERO_FRAME)
+    probabilities = silero_probabilities(audio, ctx.progress)
+    return SpeechFrames(heard_again(audio, probabilities, lambda: ctx.progress(1.0)), SILERO_FRAME)
 
 
 def pyannote_frames(ctx: JobContext, audio: Floats) -> SpeechFrames:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import av
@@ -20,6 +19,15 @@ from whisper_api.engine.audio.track import AudioMemory, Recording, end_to_end
 from whisper_api.errors import InvalidAudio, InvalidOption
 
 RATE = 16_000
+
+
+class Nothing:
+    """A file without content."""
+
+    descriptor: int | None = None
+
+    def read(self, offset: int, size: int) -> bytes:
+        return b""
 
 
 def tones(count: int, seconds: float = 1.0) -> list[Signal]:
@@ -110,9 +118,7 @@ def test_what_concerns_the_mix_is_told_apart() -> None:
 
 def test_all_channels_count_in_the_memory_budget(tmp_path: Path) -> None:
     memory = AudioMemory(30 * RATE * 4, tmp_path)
-    path = tmp_path / "sound.wav"
-    path.write_bytes(wav(tones(2, 12.0)))
-    found = decode(path, channels="separate", memory=memory)
+    found = decode(wav(tones(2, 12.0)), channels="separate", memory=memory)
     # Two tracks of three fit; the other is a file.
     assert 0 < memory.used <= 30 * RATE * 4
     joined = end_to_end(found.separate, 13 * RATE, memory)
@@ -139,9 +145,9 @@ def test_a_decoder_that_a_file_took_over_gets_no_other_tracks(
     pool = DecoderPool(1)
     messages = [Ready(), said]
     monkeypatch.setattr(DecoderProcess, "_receive", lambda *ignored: messages.pop(0))
-    request = Request(operation="decode", name="a.wav", channels="separate")
-    with Path(os.devnull).open("rb") as empty, pool.lease(lambda: None) as process:
+    request = Request(operation="decode", name="a.wav", size=0, by_descriptor=False, channels="separate")
+    with pool.lease(lambda: None) as process:
         with pytest.raises(InvalidAudio, match="it brings libav down"):
-            process.run(request, empty.fileno(), [Recording()], lambda: None, None)
+            process.run(request, Nothing(), [Recording()], lambda: None, None)
         assert not process.usable
     assert pool.pids == []

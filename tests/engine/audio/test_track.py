@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import sys
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from whisper_api.engine.audio import track as track_module
 from whisper_api.engine.audio.track import AudioMemory, Recording, Track
-from whisper_api.errors import AudioTooLong, StorageError, StorageFull
+from whisper_api.errors import StorageError, StorageFull
 from whisper_api.schema import SAMPLE_RATE
 
 # Recordings grow by so many samples here, and so many bytes.
@@ -149,93 +148,3 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     recording = Recording(AudioMemory(0, tmp_path / "file" / "below"))
     with pytest.raises(StorageError, match="cannot be used"):
         Track(recording.reserve).append(noise(100))
-
-
-# ---- copies of file objects
-
-
-class Endless:
-    """A live stream: gives blocks for ever."""
-
-    def __init__(self, block: bytes = bytes(1 << 16)) -> None:
-        self.block = block
-        self.given = 0
-
-    def read(self, size: int) -> bytes:
-        self.given += len(self.block)
-        return self.block
-
-
-@pytest.fixture
-def _few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(track_module, "MOST_HEADER_BYTES", 1 << 20)
-    monkeypatch.setattr(track_module, "MOST_BYTES_PER_SECOND", 1 << 20)
-
-
-@pytest.mark.usefixtures("_few_bytes")
-@pytest.mark.parametrize("limit", [0, None])
-def test_a_stream_without_an_end_is_refused_at_the_bytes_of_the_longest_recording(limit: int | None) -> None:
-    memory, stream = AudioMemory(limit), Endless()
-    with (
-        contextlib.closing(Recording(memory)) as copy,
-        pytest.raises(AudioTooLong, match="not ended: give a stream that ends, or the path"),
-    ):
-        copy.copy(stream, "radio", lambda: None, max_seconds=2.0)
-    assert 3 << 20 < stream.given <= (3 << 20) + len(stream.block)
-    assert memory.used == 0
-
-
-@pytest.mark.usefixtures("_few_bytes")
-def test_of_a_stream_without_an_end_no_more_is_copied_than_is_enough() -> None:
-    stream = Endless()
-    with contextlib.closing(Recording()) as copy:
-        assert os.fstat(copy.copy(stream, "radio", lambda: None, stop_at=2.0)).st_size >= 3 << 20
-    assert stream.given == 3 << 20
-
-
-def test_a_check_ends_the_copy_of_a_stream() -> None:
-    class Stop(Exception):
-        pass
-
-    def check() -> None:
-        raise Stop
-
-    stream, memory = Endless(), AudioMemory()
-    with contextlib.closing(Recording(memory)) as copy, pytest.raises(Stop):
-        copy.copy(stream, "radio", check)
-    assert stream.given == len(stream.block)
-    assert memory.used == 0
-
-
-@pytest.mark.parametrize("content", [b"", b"little"])
-@pytest.mark.parametrize("buffering", [0, -1])
-def test_a_check_ends_the_copy_of_a_pipe_that_gives_no_more(content: bytes, buffering: int) -> None:
-    class Stop(Exception):
-        pass
-
-    def check() -> None:
-        raise Stop
-
-    reader, writer = os.pipe()
-    os.write(writer, content)
-    # The pipe stays open: a read of a whole block would wait for ever.
-    with (
-        os.fdopen(writer, "wb"),
-        os.fdopen(reader, "rb", buffering) as pipe,
-        contextlib.closing(Recording()) as copy,
-        pytest.raises(Stop),
-    ):
-        copy.copy(pipe, "pipe", check)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="writes to /dev/full")
-def test_a_full_disk_names_the_stream_that_fills_it() -> None:
-    class Full(AudioMemory):
-        def temporary_file(self) -> IO[bytes]:
-            return Path("/dev/full").open("wb", buffering=0)
-
-    with (
-        contextlib.closing(Recording(Full(0))) as copy,
-        pytest.raises(StorageFull, match=r"for a copy of radio, .* give a stream that ends, or the path of a file"),
-    ):
-        copy.copy(Endless(), "radio", lambda: None)

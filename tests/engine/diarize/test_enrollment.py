@@ -203,6 +203,7 @@ def test_a_voice_is_compared_in_the_band_of_a_telephone(
     assert VoiceEmbedding.from_json(known.to_json()) == known
     in_band = engine.transcribe(one_speaks(call), TURNS, known_speakers={"Sheila": known})
     assert in_band.speakers == ("Sheila",)
+    assert (in_band.speaker_scores or {})["Sheila"] >= (CAMPPLUS.same_person_telephone or 1.0)
     # Voices that were enrolled by earlier versions have no vectors of the band.
     earlier = replace(known, samples=(replace(sample, telephone_vector=()),))
     low = replace(TURNS, identify_threshold=0.01)
@@ -213,6 +214,15 @@ def test_a_voice_is_compared_in_the_band_of_a_telephone(
     # And a voice that is known from a call is found in a recording with a full band.
     of_call = engine.enroll(one_speaks(call))
     assert engine.transcribe(full, TURNS, known_speakers={"Sheila": of_call}).speakers == ("Sheila",)
+
+
+@pytest.mark.models
+def test_a_voice_is_the_same_with_pauses_in_it(engine: Engine, call: Floats, ecapa_path: Path) -> None:
+    """Three sentences of Diane, one after the other and with silence between them."""
+    sentences = [call[int(start * RATE) : int(end * RATE)] for start, end in ((8.8, 9.9), (11.1, 14.4), (18.7, 21.4))]
+    silence = np.zeros(2 * RATE, np.float32)
+    paused = np.concatenate([part for sentence in sentences for part in (sentence, silence)])
+    assert engine.enroll(np.concatenate(sentences)).similarity(engine.enroll(paused)) > 0.9
 
 
 @pytest.mark.models

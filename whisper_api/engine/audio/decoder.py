@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from whisper_api.engine.audio import messages
-from whisper_api.engine.audio.libav import read_file
+from whisper_api.engine.audio.libav import decode_file, probe_file
 from whisper_api.engine.audio.source import AudioSource
 from whisper_api.errors import InvalidAudio, WhisperApiError
 
@@ -65,8 +65,10 @@ class _Decoder:
 
     def _serve(self, request: messages.Request) -> messages.Finished | messages.Refused:
         with contextlib.ExitStack() as stack:
-            descriptor = recv_handle(self._connection)
-            stack.callback(os.close, descriptor)
+            descriptor = None
+            if request.by_descriptor:
+                descriptor = recv_handle(self._connection)
+                stack.callback(os.close, descriptor)
             stack.callback(self._close_samples)
             limit = _TimeLimit()
             stack.callback(limit.end)
@@ -79,10 +81,19 @@ class _Decoder:
             except Exception as error:
                 return _refused(error)
 
-    def _answer(self, request: messages.Request, descriptor: int, limit: _TimeLimit) -> messages.Finished:
+    def _answer(self, request: messages.Request, descriptor: int | None, limit: _TimeLimit) -> messages.Finished:
+        def read(offset: int, size: int) -> bytes:
+            if descriptor is not None:
+                try:
+                    return os.pread(descriptor, size, offset)
+                except OSError as error:
+                    raise InvalidAudio(f"{request.name} cannot be read: {error.strerror}") from error
+            self._send(messages.Read(offset, size))
+            return self._receive(messages.Block).content
+
         next_tick = 0.0
 
-        def progress(seconds: float, position: int, part: float) -> None:
+        def progress(seconds: float, position: int, part: float | None) -> None:
             nonlocal next_tick
             now = time.monotonic()
             if seconds > EVERY_TICK_UNTIL and now < next_tick:
@@ -91,7 +102,10 @@ class _Decoder:
             limit.extend(seconds, position)
             self._send(messages.Tick(part))
 
-        found = read_file(AudioSource(descriptor, request.name), request, self._reserve, progress)
+        source = AudioSource(read, request.size, request.name)
+        if request.operation == "probe":
+            return probe_file(source, request)
+        found = decode_file(source, request, self._reserve, progress)
         return msgspec.structs.replace(found, last=_peak_bytes() > KEPT_BYTES)
 
     def _reserve(self, track: int, size: int) -> tuple[int, int]:

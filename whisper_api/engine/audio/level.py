@@ -88,11 +88,13 @@ def hearing_gains(audio: Samples) -> Samples | None:
     """
     levels = frame_levels(audio)
     stretches = [levels[start : start + HEARING_STRETCH] for start in range(0, len(levels), HEARING_STRETCH)]
-    loud = np.array([_loud(stretch) for stretch in stretches])
+    loud = np.array([loud_level(stretch) for stretch in stretches])
     padded = np.pad(loud, 1, constant_values=SILENCE)
     # A stretch between louder ones is a pause.
     around = np.maximum(np.maximum(padded[:-2], padded[2:]), loud)
-    lively = np.array([_loud(stretch) - float(np.percentile(stretch, 20)) for stretch in stretches]) >= LEAST_DYNAMICS
+    lively = (
+        np.array([loud_level(stretch) - float(np.percentile(stretch, 20)) for stretch in stretches]) >= LEAST_DYNAMICS
+    )
     quiet = (around < HEARING_BELOW) & lively
     decibels = np.where(quiet, np.clip(HEARING_LEVEL - around, 0.0, MOST_GAIN), 0.0)
     if not decibels.any():
@@ -146,7 +148,7 @@ def _raising(levels: Levels, voiced: NDArray[np.bool_]) -> Levels:
         return np.zeros(len(levels))
     padded = np.pad(np.where(voiced, levels, SILENCE), SYLLABLES, constant_values=SILENCE)
     level = np.lib.stride_tricks.sliding_window_view(padded, 2 * SYLLABLES + 1).max(axis=1)
-    loudest = _loud(levels[voiced])
+    loudest = loud_level(levels[voiced])
     quiet = voiced & (level < max(QUIET_SPEECH, loudest - QUIET_RELATIVE))
     gain = np.where(quiet, np.clip(max(RAISED_TO, loudest - RAISED_RELATIVE) - level, 0.0, MOST_GAIN), 0.0)
     if not gain.any():
@@ -165,7 +167,7 @@ def frame_levels(audio: Samples) -> Levels:
     return levels
 
 
-def _loud(levels: Levels) -> float:
+def loud_level(levels: Levels) -> float:
     """The level of the loud frames; :data:`SILENCE` without sound."""
     sounding = levels[levels > SILENCE]
     return float(np.percentile(sounding, 95)) if len(sounding) else SILENCE

@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from msgspec.structs import replace
-
 from whisper_api.engine.audio.messages import Finished, Request
 from whisper_api.engine.audio.source import AudioSource
 from whisper_api.engine.audio.timeline import PacketReader, Timeline, seconds
@@ -17,8 +15,8 @@ from whisper_api.engine.audio.track import ReserveTrack, Track
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
 from whisper_api.schema import SAMPLE_RATE
 
-Progress = Callable[[float, int, float], None]
-"""Called about once for each second of audio: seconds of audio, bytes of the file, the part done (0 to 1)."""
+Progress = Callable[[float, int, float | None], None]
+"""Called about once for each second of audio: seconds of audio, bytes of the file, the part done (0 to 1) or None."""
 PROBE_PACKETS = 1000
 # Playlists, subtitles, images and devices are not here: some of them make libav open other files or addresses.
 CONTAINERS = (
@@ -41,8 +39,8 @@ ENCRYPTED = ("enca", "drms", "aavd")
 NAMED = 20
 
 
-def read_file(source: AudioSource, request: Request, reserve: ReserveTrack, progress: Progress) -> Finished:
-    """Decode one audio stream to mono 16 kHz float32, or only up to its first sound for a probe.
+def decode_file(source: AudioSource, request: Request, reserve: ReserveTrack, progress: Progress) -> Finished:
+    """Decode one audio stream to mono 16 kHz float32.
 
     The resampling and the mix of stereo are libswresample's, with its coefficients normalised so that full scale stays
     full scale; :class:`~whisper_api.engine.audio.mix.Mixer` mixes other layouts. Damaged packets are left out, and a
@@ -61,50 +59,38 @@ def read_file(source: AudioSource, request: Request, reserve: ReserveTrack, prog
     """
     layout = source.wav
     source.splice()
-    probing = request.operation == "probe"
     with _container(source) as container:
         stream, warnings = _audio_stream(container, source, request.audio_track)
         stated = _stated_seconds(container, stream, source)
-        bound = _bounding_seconds(container, stream, source, stated)
-        refuse_longer(source.name, bound, request.max_seconds)
+        refuse_longer(source.name, _bounding_seconds(container, stream, source, stated), request.max_seconds)
         reader = PacketReader(container, stream)
         limits = [limit for limit in (request.max_seconds, request.stop_at) if limit is not None]
-        shortest = 1.0 if probing else min(limits, default=None)
-
-        def new_track(number: int) -> Track:
-            return Track(None if probing else functools.partial(reserve, number))
-
-        timeline = Timeline(container, stream, new_track, shortest, request.channels)
+        shortest = min(limits, default=None)
+        track = Track(functools.partial(reserve, 0))
+        timeline = Timeline(
+            container,
+            stream,
+            track,
+            shortest,
+            request.channels,
+            lambda number: Track(functools.partial(reserve, 1 + number)),
+        )
         tick = 0.0
         for packets, frame in enumerate(reader):
             if frame is not None:
                 timeline.add(frame, lost=reader.take_lost())
-            if probing and (timeline.first_rate or packets >= PROBE_PACKETS):
-                break
             if timeline.clock - tick >= 1.0 or packets % 256 == 255:
                 tick = timeline.clock
                 timeline.drain()
-                progress(tick, reader.position, min(1.0, reader.position / source.size))
+                progress(tick, reader.position, _part(reader, source, timeline, stated))
             if shortest is not None and timeline.clock > shortest:
                 if request.stop_at is None or request.stop_at > shortest:
                     refuse_longer(source.name, timeline.clock, request.max_seconds, decoded=True)
                 break
-        if not probing:
-            timeline.finish()
-        samples = timeline.track.size
-        if not (timeline.first_rate if probing else samples):
+        timeline.finish()
+        samples = track.size
+        if not samples:
             raise InvalidAudio(_nothing_decoded(source, stream, reader))
-        found = Finished(
-            container=container.format.name,
-            codec=stream.codec_context.name,
-            sample_rate=timeline.first_rate,
-            channels=timeline.first_channels,
-        )
-        if probing:
-            duration = bound if container.format.name == "wav" else stated
-            if duration is None:
-                duration = seconds(stream.duration, stream.time_base) or seconds(container.duration, 1e-6)
-            return replace(found, duration=duration)
         warnings += reader.warnings() + timeline.warnings()
         if request.stop_at is not None and timeline.clock > request.stop_at:
             samples = min(samples, round(request.stop_at * SAMPLE_RATE))
@@ -112,12 +98,54 @@ def read_file(source: AudioSource, request: Request, reserve: ReserveTrack, prog
             if layout is not None:
                 warnings += layout.warnings
             warnings += _unread_warnings(container, source, reader, timeline, stated)
-        return replace(
-            found,
+        return Finished(
+            container=container.format.name,
+            codec=stream.codec_context.name,
+            sample_rate=timeline.first_rate,
+            channels=timeline.first_channels,
             samples=samples,
             tracks=1 + len(timeline.channel_tracks),
             warnings=tuple(warnings),
             mix_warnings=tuple(timeline.mix_warnings()),
+        )
+
+
+def probe_file(source: AudioSource, request: Request) -> Finished:
+    """Decode no more of a file than its first sound.
+
+    Args:
+        source: the file.
+        request: which stream, and how long it may be.
+
+    Raises:
+        InvalidAudio, AudioTooLong, InvalidOption: see :func:`whisper_api.engine.audio.decode.probe`.
+        MemoryError: the file needs more memory than there is.
+    """
+    source.splice()
+    with _container(source) as container:
+        stream, _ = _audio_stream(container, source, request.audio_track)
+        stated = _stated_seconds(container, stream, source)
+        bound = _bounding_seconds(container, stream, source, stated)
+        refuse_longer(source.name, bound, request.max_seconds)
+        reader = PacketReader(container, stream)
+        timeline = Timeline(container, stream, Track(None), most=1.0, channels=request.channels)
+        for packets, frame in enumerate(reader):
+            if frame is not None and frame.samples:
+                timeline.add(frame, lost=0.0)
+                break
+            if packets >= PROBE_PACKETS:
+                raise InvalidAudio(_nothing_decoded(source, stream, reader))
+        else:
+            raise InvalidAudio(_nothing_decoded(source, stream, reader))
+        duration = bound if container.format.name == "wav" else stated
+        if duration is None:
+            duration = seconds(stream.duration, stream.time_base) or seconds(container.duration, 1e-6)
+        return Finished(
+            container=container.format.name,
+            codec=stream.codec_context.name,
+            sample_rate=timeline.first_rate,
+            channels=timeline.first_channels,
+            duration=duration,
         )
 
 
@@ -176,7 +204,7 @@ def _bounding_seconds(container: Any, stream: Any, source: AudioSource, stated: 
     if name == "wav":
         # A header may state hours before the recording that is broken off: no more can be there than the file is long.
         rate = (stream.codec_context.bit_rate or 0) / 8
-        return min(stated, source.size / rate) if stated is not None and rate else None
+        return min(stated, source.size / rate) if stated is not None and source.size is not None and rate else None
     if name == "ogg":  # the time stamp of its last page
         return seconds(container.duration, 1e-6)
     own = seconds(stream.duration, stream.time_base)
@@ -224,6 +252,12 @@ def _unread_warnings(
     if beginning is not None and any(beginning.search(block) for block in source.following(reader.end, 16)):
         found.append("behind the sound is another file, which was left out: only the first one was read")
     return found
+
+
+def _part(reader: PacketReader, source: AudioSource, timeline: Timeline, stated: float | None) -> float | None:
+    if source.size:
+        return min(1.0, reader.position / source.size)
+    return min(1.0, timeline.clock / stated) if stated else None
 
 
 def _nothing_decoded(source: AudioSource, stream: Any, reader: PacketReader) -> str:

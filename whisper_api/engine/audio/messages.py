@@ -14,20 +14,30 @@ from whisper_api.options import Channels
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """Decode or probe a file, whose descriptor follows.
+    """Decode or probe a file. Its descriptor follows when ``by_descriptor`` is true.
 
     Attributes:
         operation: decode, or probe.
         name: of the file, for messages.
+        size: in bytes; None for a stream.
+        by_descriptor: the decoder process reads the file itself; else it sends :class:`Read`.
         audio_track, max_seconds, stop_at, channels: see :func:`whisper_api.engine.audio.decode.decode`.
     """
 
     operation: Literal["decode", "probe"]
     name: str
+    size: int | None
+    by_descriptor: bool
     audio_track: int | None = None
     max_seconds: float | None = None
     stop_at: float | None = None
     channels: Channels = "mix"
+
+
+class Block(msgspec.Struct, frozen=True):
+    """Answers :class:`Read`: bytes of the file."""
+
+    content: bytes
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -39,6 +49,13 @@ class Room(msgspec.Struct, frozen=True):
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """The decoder process has started."""
+
+
+class Read(msgspec.Struct, frozen=True, tag=True):
+    """Asks for bytes of the file by offset and number."""
+
+    offset: int
+    size: int
 
 
 class Reserve(msgspec.Struct, frozen=True, tag=True):
@@ -54,9 +71,9 @@ class Reserve(msgspec.Struct, frozen=True, tag=True):
 
 
 class Tick(msgspec.Struct, frozen=True, tag=True):
-    """The decoding advances. ``part`` is the part that is done, 0 to 1."""
+    """The decoding advances. ``part`` is the part that is done, 0 to 1, where the length is known."""
 
-    part: float
+    part: float | None
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -102,4 +119,4 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     last: bool = False
 
 
-FromDecoder = Ready | Reserve | Tick | Finished | Refused
+FromDecoder = Ready | Read | Reserve | Tick | Finished | Refused

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -43,6 +43,19 @@ COMMAND = (
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 _message = msgspec.msgpack.Decoder(messages.FromDecoder)
+
+
+class Readable(Protocol):
+    """The bytes of a file.
+
+    Attributes:
+        descriptor: of a regular file, from which the decoder process reads by itself; None for another source.
+    """
+
+    descriptor: int | None
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read up to ``size`` bytes; a stream gives its bytes in their order, whatever the offset."""
 
 
 class DecoderProcess:
@@ -98,7 +111,7 @@ class DecoderProcess:
     def run(
         self,
         request: messages.Request,
-        descriptor: int,
+        source: Readable,
         recordings: Sequence[Recording],
         check: Callable[[], None],
         progress: Callable[[float], None] | None,
@@ -107,7 +120,7 @@ class DecoderProcess:
 
         Args:
             request: what to do.
-            descriptor: of the file.
+            source: the file.
             recordings: take the samples, one for each track that the file may have.
             check: called about ten times a second, and once for each second of audio; may raise to end the request.
             progress: called with the part that is done, 0 to 1.
@@ -119,13 +132,16 @@ class DecoderProcess:
         # Whatever ends this call early leaves a process that is still busy with the file.
         self.usable = False
         self._send(request, request.name)
-        self._send_descriptor(descriptor, request.name)
+        if request.by_descriptor and source.descriptor is not None:
+            self._send_descriptor(source.descriptor, request.name)
         sent: dict[int, int] = {}  # the descriptor that the process has, by track
         while True:
             message = self._receive(request.name, check)
             match message:
                 case messages.Ready():
                     self._ready = True
+                case messages.Read(offset, size):
+                    self._send(messages.Block(source.read(offset, size)), request.name)
                 case messages.Reserve(size, track) if 0 <= track < len(recordings):
                     descriptor, room = recordings[track].reserve(size)
                     moved = sent.get(track) != descriptor
@@ -135,7 +151,7 @@ class DecoderProcess:
                     sent[track] = descriptor
                 case messages.Tick(part):
                     check()
-                    if progress is not None:
+                    if progress is not None and part is not None:
                         progress(part)
                 case messages.Finished() if 1 <= message.tracks <= len(recordings):
                     self._last_used = time.monotonic()

@@ -62,32 +62,34 @@ class AudioSource:
     """The file object that libav reads, and what its bytes say besides.
 
     Args:
-        descriptor: of the file.
+        read: gives bytes by offset and number: fewer only at the end of a file, and any number of a stream, which
+            gives its bytes in their order whatever the offset.
+        size: of the file in bytes; None for a stream.
         name: for messages.
 
-    Attributes:
-        size: bytes that libav is shown.
-        head: the first bytes of the file.
-
     Raises:
-        InvalidAudio: the first bytes are plainly not audio; each method raises it when the file cannot be read.
+        InvalidAudio: the first bytes are plainly not audio.
     """
 
-    def __init__(self, descriptor: int, name: str) -> None:
+    def __init__(self, read: Read, size: int | None, name: str) -> None:
         self.name = name
-        self.size = os.fstat(descriptor).st_size
-        self._descriptor = descriptor
-        self._shown: Read = self._stored
+        self.size = size
+        self._read = read
         self._position = 0
-        self.head = self.at(0, HEAD_BYTES)
+        self.head = self._fill(0, HEAD_BYTES)
+        self._unread = b"" if self.seekable() else self.head
         if not self.head:
             raise InvalidAudio(f"{name} is empty")
         if found := _match(self.head, NOT_AUDIO) or _text(self.head):
             raise InvalidAudio(f"{name} is {found}, not audio")
 
     def read(self, size: int) -> bytes:
-        # A damaged file can name any place.
-        block = self._shown(self._position, size) if self._position < self.size else b""
+        if self._unread:
+            block, self._unread = self._unread[:size], self._unread[size:]
+        elif self.size is not None and self._position >= self.size:
+            return b""
+        else:
+            block = self._read(self._position, size)
         self._position += len(block)
         return block
 
@@ -95,12 +97,12 @@ class AudioSource:
         return True
 
     def seekable(self) -> bool:
-        return True
+        return self.size is not None
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}.get(whence)
         if base is None or base + offset < 0:
-            return -errno.EINVAL  # which libav takes as an answer
+            return -errno.EINVAL  # a damaged file can name any place; libav takes this as an answer
         self._position = base + offset
         return self._position
 
@@ -108,22 +110,16 @@ class AudioSource:
         return self._position
 
     def at(self, offset: int, size: int) -> bytes:
-        """Read bytes from elsewhere in the file: fewer only at its end."""
-        blocks, offset = [], max(0, offset)
-        while size and (block := self._shown(offset, size)):
+        """Read bytes from elsewhere in the file; of a stream, from its beginning only."""
+        return self.head[offset : offset + size] if self.size is None else self._fill(max(0, offset), size)
+
+    def _fill(self, offset: int, size: int) -> bytes:
+        blocks = []
+        while size and (block := self._read(offset, size)):
             blocks.append(block)
             offset += len(block)
             size -= len(block)
         return b"".join(blocks)
-
-    def _stored(self, offset: int, size: int) -> bytes:
-        try:
-            if hasattr(os, "pread"):
-                return os.pread(self._descriptor, size, offset)
-            os.lseek(self._descriptor, offset, os.SEEK_SET)
-            return os.read(self._descriptor, size)
-        except OSError as error:
-            raise InvalidAudio(f"{self.name} cannot be read: {error.strerror}") from error
 
     def found(self) -> str:
         """What the first bytes say that this is."""
@@ -151,11 +147,13 @@ class AudioSource:
     def splice(self) -> None:
         """Show libav all samples of a WAV file whose header states fewer than there are."""
         if self.wav is not None and self.wav.pieces:
-            spliced = _Spliced(self._stored, self.wav.pieces, {self.wav.size_at: UNTIL_THE_END})
-            self._shown, self.size = spliced.read, spliced.size
+            spliced = _Spliced(self._read, self.wav.pieces, {self.wav.size_at: UNTIL_THE_END})
+            self._read, self.size = spliced.read, spliced.size
 
     def following(self, place: int, size: int) -> Iterator[bytes]:
         """Read the bytes behind a place in blocks; each begins with the last ``size`` bytes of the one before."""
+        if self.size is None:
+            return
         while block := self.at(place, 1 << 20):
             yield block
             if place + len(block) >= self.size:
@@ -164,7 +162,7 @@ class AudioSource:
 
     def ends_inside_ogg_page(self) -> bool:
         """True for an Ogg file whose last page is incomplete or does not carry the end mark (RFC 3533, section 6)."""
-        if not self.head.startswith(b"OggS"):
+        if self.size is None or not self.head.startswith(b"OggS"):
             return False
         tail = self.at(self.size - HEAD_BYTES - 282, HEAD_BYTES + 282)
         place = tail.rfind(b"OggS")

@@ -114,18 +114,20 @@ class Timeline:
 
     Args:
         container, stream: libav's, of the file that is decoded.
-        new_track: makes the track of the mix for 0, and those of the channels for 1 ...
+        track: takes the samples of the mix.
         most: seconds that are wanted at most; silence beyond them is not put in.
         channels: whether the channels are written separately, too, if there are several.
+        channel_track: makes the track of a channel, counted from 0.
     """
 
     def __init__(
         self,
         container: Any,
         stream: Any,
-        new_track: Callable[[int], Track],
+        track: Track,
         most: float | None = None,
         channels: Channels = "mix",
+        channel_track: Callable[[int], Track] = lambda _: Track(None),
     ) -> None:
         self.origin = seconds(container.start_time, 1e-6) or 0.0
         self.clock = 0.0  # seconds from the file's zero up to which everything was taken
@@ -137,10 +139,10 @@ class Timeline:
         exact = container.format.name in ("flac", "ogg") and stream.codec_context.name in COUNTS_SAMPLES
         self._gap = EXACT_GAP if exact else GAP
         self._most = most
-        self.track = new_track(0)
+        self._track = track
         self.channel_tracks: list[Track] = []
         self._channels = channels
-        self._new_track = new_track
+        self._channel_track = channel_track
         self._channels_lost = False
         self._separator: Resampler | None = None
         self._resampler: Resampler | None = None
@@ -201,7 +203,7 @@ class Timeline:
         if self._channels == "mix" or count < 2:
             return
         if count <= MAX_CHANNELS:
-            self.channel_tracks = [self._new_track(1 + number) for number in range(count)]
+            self.channel_tracks = [self._channel_track(number) for number in range(count)]
         elif self._channels == "separate":
             raise InvalidOption("channels", f"the file has {count} channels; separate takes up to {MAX_CHANNELS}")
         else:
@@ -223,13 +225,13 @@ class Timeline:
         self._filled += gap
         if is_hole:
             self._holes.append(gap)
-        self.track.silence_until(round(self.clock * SAMPLE_RATE))
+        self._track.silence_until(round(self.clock * SAMPLE_RATE))
         self._align_channels()
 
     def drain(self) -> None:
         if self._resampler is not None:
             for block in self._resampler.pull():
-                self.track.append(block)
+                self._track.append(block)
         if self._separator is not None:
             for block in self._separator.pull():
                 # A file can change its layout. Channels beyond those of its beginning are only in the mix.
@@ -248,7 +250,7 @@ class Timeline:
     def _align_channels(self) -> None:
         """Make every channel as long as the mix."""
         for track in self.channel_tracks:
-            track.silence_until(self.track.size)
+            track.silence_until(self._track.size)
 
     def finish(self) -> None:
         """Write what the resampler still holds."""
@@ -265,7 +267,7 @@ class Timeline:
         return list(self._mix_warnings) if self.channel_tracks else []
 
     def warnings(self) -> list[str]:
-        found = value_warnings(self.track.not_finite, self.track.peak)
+        found = value_warnings(self._track.not_finite, self._track.peak)
         if self._channels_lost:
             count = len(self.channel_tracks)
             found.append(f"the file has more channels later: only the first {count} were separated")

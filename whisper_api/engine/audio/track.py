@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import math
 import mmap
 import os
-import select
 import shutil
 import sys
 import tempfile
@@ -25,7 +23,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_api.errors import AudioTooLong, InvalidAudio, StorageError, StorageFull
+from whisper_api.errors import StorageError, StorageFull
 from whisper_api.schema import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
@@ -33,12 +31,6 @@ SAMPLE_BYTES = 4
 MAX_CHANNELS = 8
 """The most channels that are decoded separately."""
 LEAST_GROWTH = 60 * SAMPLE_RATE * SAMPLE_BYTES
-# Bytes of a file object that are copied at a time.
-COPIED_BYTES = 1 << 20
-CHECK_MILLISECONDS = 100
-# The most bytes that a second of a recording can have (video of 256 Mbit/s has as many), and that its header can have.
-MOST_BYTES_PER_SECOND = 32 << 20
-MOST_HEADER_BYTES = 64 << 20
 Reserve = Callable[[int], tuple[int, int]]
 """Reserves room for a total number of bytes. Returns the file's descriptor and the number of bytes that have room."""
 ReserveTrack = Callable[[int, int], tuple[int, int]]
@@ -94,7 +86,7 @@ class AudioMemory:
 
 
 class Recording:
-    """The file with the samples of one recording, or with a copy of its encoded bytes.
+    """The file with the samples of one recording.
 
     Args:
         memory: the budget of all recordings; None for no limit.
@@ -124,50 +116,6 @@ class Recording:
         except OSError as error:
             raise storage_error(error) from error
         return file.fileno(), sys.maxsize
-
-    def copy(
-        self,
-        file: Any,
-        name: str,
-        check: Callable[[], None],
-        max_seconds: float | None = None,
-        stop_at: float | None = None,
-    ) -> int:
-        """Copy the bytes of a file object, and return the descriptor of the copy.
-
-        Args:
-            file: a binary file object; it is read from where it stands to its end.
-            name: for messages.
-            check: called after each block, and ten times a second while a pipe has nothing; may raise.
-            max_seconds: how long the audio may be, which bounds its bytes; None for any length.
-            stop_at: seconds that are enough, which bounds the bytes that are copied; None for the whole file.
-
-        Raises:
-            InvalidAudio: the file object gives text.
-            AudioTooLong: there are more bytes than ``max_seconds`` of audio can have.
-            StorageFull, StorageError: the temporary file cannot be written.
-        """
-        read, size = _reader(file, check), 0
-        descriptor, _ = self.reserve(size)
-        while size < _most_bytes(stop_at) and (block := read(COPIED_BYTES)):
-            if isinstance(block, str):
-                raise InvalidAudio(f"{name}: the file object gives text; open it in binary mode")
-            if size + len(block) > _most_bytes(max_seconds):
-                raise AudioTooLong(
-                    f"{name} has given {size + len(block)} bytes, more than {max_seconds:g} s of audio can have, and "
-                    "has not ended: give a stream that ends, or the path of a file"
-                )
-            try:
-                descriptor, _ = self.reserve(size + len(block))
-                _write(descriptor, size, block)
-            except StorageFull as error:
-                raise StorageFull(
-                    f"there is no room on the disk for a copy of {name}, which has given {size + len(block)} bytes and "
-                    "has not ended: give a stream that ends, or the path of a file, which is not copied"
-                ) from error
-            size += len(block)
-            check()
-        return descriptor
 
     def finish(self, size: int) -> Samples:
         """Map the first samples of the recording, and close the file.
@@ -253,7 +201,13 @@ class Track:
             self.silence_until(end)
             return
         if self._has_file(end):
-            _write(self._descriptor, self.size * SAMPLE_BYTES, np.ascontiguousarray(block).view(np.uint8).data)
+            left = np.ascontiguousarray(block).view(np.uint8).data
+            try:
+                os.lseek(self._descriptor, self.size * SAMPLE_BYTES, os.SEEK_SET)
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+            except OSError as error:
+                raise storage_error(error) from error
         self.size = end
 
     def silence_until(self, end: int) -> None:
@@ -278,40 +232,6 @@ class Track:
         if end * SAMPLE_BYTES > self._room:
             self._descriptor, self._room = self._reserve(end * SAMPLE_BYTES)
         return True
-
-
-def _reader(file: Any, check: Callable[[], None]) -> Callable[[int], Any]:
-    """How to read on in a file object, so that ``check`` is called while a pipe or a terminal has nothing."""
-    # A class of somebody else may read its content in read() alone.
-    read: Callable[[int], Any] = file.read1 if type(file) is io.BufferedReader else file.read
-    raw = file.raw if type(file) is io.BufferedReader else file
-    if type(raw) is not io.FileIO or not hasattr(select, "poll"):
-        return read
-    poll = select.poll()
-    poll.register(raw.fileno(), select.POLLIN)
-
-    def read_when_ready(size: int) -> Any:
-        while not poll.poll(CHECK_MILLISECONDS):
-            check()
-        return read(size)
-
-    return read_when_ready
-
-
-def _most_bytes(seconds: float | None) -> float:
-    """The most bytes that a file of so many seconds can have; infinity for any length."""
-    return math.inf if seconds is None else MOST_HEADER_BYTES + seconds * MOST_BYTES_PER_SECOND
-
-
-def _write(descriptor: int, offset: int, data: bytes | memoryview) -> None:
-    """Write bytes at an offset of a file."""
-    left = memoryview(data)
-    try:
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        while left:
-            left = left[os.write(descriptor, left) :]
-    except OSError as error:
-        raise storage_error(error) from error
 
 
 def end_to_end(pieces: Sequence[Samples], spacing: int, memory: AudioMemory) -> Samples:

@@ -64,18 +64,18 @@ class _Part:
         return size / self.rate if self.rate else None
 
 
-def wav_layout(read: Read, size: int) -> WavLayout:
+def wav_layout(read: Read, size: int | None) -> WavLayout:
     """Find the samples of a WAV file.
 
     Args:
         read: returns bytes by offset and number, fewer at the end of the file.
-        size: bytes of the file.
+        size: bytes of the file; None for a stream, of which only the beginning can be read.
     """
     first = _part(read, 0)
     if first is None or not 0 < first.stated < UNKNOWN_SIZE:
         return WavLayout(None)
     stated = first.seconds(first.stated)
-    if first.start + first.stated >= size:
+    if size is None or first.start + first.stated >= size:
         return WavLayout(stated)
     parts, lengths, other = [first], [_length(read, first, size)], False
     while len(parts) < MAX_FILES:

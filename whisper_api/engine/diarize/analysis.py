@@ -22,8 +22,14 @@ from whisper_api.engine.diarize.activity import (
 )
 from whisper_api.engine.diarize.clustering import ClusteringOptions, SpeakerBounds, find_speakers
 from whisper_api.engine.diarize.embedding import DIMENSION, HOP, EmbedSpans
-from whisper_api.engine.diarize.open_models import CAMPPLUS, Voiceprint, open_models
-from whisper_api.engine.diarize.segmentation import LOCAL_SPEAKERS, SegmentWindows, frame_count, whole_window
+from whisper_api.engine.diarize.open_models import CAMPPLUS, OpenModels, Voiceprint, open_models
+from whisper_api.engine.diarize.segmentation import (
+    FRAME_STEP,
+    LOCAL_SPEAKERS,
+    SegmentWindows,
+    frame_count,
+    whole_window,
+)
 from whisper_api.engine.worker.device import Device, has_bfloat16
 from whisper_api.errors import ModelUnavailable
 from whisper_api.schema import SAMPLE_RATE, Turn
@@ -122,14 +128,45 @@ def analyze(ctx: JobContext, audio: Floats) -> Analysis:
     Raises:
         ModelUnavailable, ModelCorrupt: a model cannot be used.
     """
-    with contextlib.ExitStack() as stack:
-        models = open_models(ctx)
-        *networks, embedding = (stack.enter_context(ctx.lease(source)) for source in models.sources)
-        activity = _segment(ctx, audio, dict(zip(models.segmentation, networks, strict=True)))
+    with _segmented(ctx, audio) as (models, activity, embedding):
         spans = activity.spans(SPAN_SECONDS, SPAN_STEP, MIN_SPAN_SECONDS)
         moments = activity.spans(MOMENT_SECONDS, MOMENT_STEP, MIN_MOMENT_SECONDS)
         embedded = _embed(ctx, audio, embedding, activity, spans, moments)
         return Analysis(activity, spans, embedded[0], moments, embedded[1], models.voiceprint, models.revision)
+
+
+def embed_one_voice(ctx: JobContext, audio: Floats) -> tuple[Floats, float] | None:
+    """The embedding of a recording of one person, and its seconds of speech; None when nobody speaks.
+
+    All of the speech is one span, as the networks were trained: the mean of embeddings of short spans resembles those
+    of the same person less.
+
+    Args:
+        ctx: the job.
+        audio: shape (samples,), mono, 16 kHz.
+
+    Raises:
+        ModelUnavailable, ModelCorrupt: a model cannot be used.
+    """
+    with _segmented(ctx, audio) as (_, activity, embedding):
+        speech = activity.speech_features()
+        if not speech.any():
+            return None
+        # Frames without speech are no context either.
+        stretches = np.where(speech > 0, 0, -1).astype(np.int64)
+        operation = _embedding_operation(ctx, embedding)
+        inputs = (audio, _feature_mean(audio, speech, embedding), stretches, [np.flatnonzero(speech)])
+        (vectors,) = ctx.run([(operation, inputs, len(audio) / SAMPLE_RATE)])
+    return vectors[0], float(activity.speech.sum()) * FRAME_STEP
+
+
+@contextlib.contextmanager
+def _segmented(ctx: JobContext, audio: Floats) -> Iterator[tuple[OpenModels, SpeakerActivity, Any]]:
+    """The open models, what the segmentation hears, and the embedding network."""
+    with contextlib.ExitStack() as stack:
+        models = open_models(ctx)
+        *networks, embedding = (stack.enter_context(ctx.lease(source)) for source in models.sources)
+        yield models, _segment(ctx, audio, dict(zip(models.segmentation, networks, strict=True))), embedding
 
 
 def speaker_label(number: int) -> str:
@@ -178,7 +215,7 @@ def _embed(
     of_moments = np.empty((len(moments.times), DIMENSION), dtype=np.float16)
     if len(embeddings) == 0:
         return embeddings, of_moments[:0]
-    operation = EmbedSpans(model, ctx.device.torch_name, embedding_dtype(ctx.device) != "float32")
+    operation = _embedding_operation(ctx, model)
     mean = _feature_mean(audio, activity.speech_features(), model)
     inputs = _embedding_inputs(audio, activity.stretches(), mean, spans, moments)
     done, moments_done = 0, 0
@@ -192,6 +229,10 @@ def _embed(
         done, moments_done = done + count, moments_done + len(result) - count
         ctx.progress(_SEGMENTATION_SHARE + (1 - _SEGMENTATION_SHARE) * done / len(embeddings))
     return embeddings, of_moments
+
+
+def _embedding_operation(ctx: JobContext, model: Any) -> EmbedSpans:
+    return EmbedSpans(model, ctx.device.torch_name, embedding_dtype(ctx.device) != "float32")
 
 
 def _feature_mean(audio: Floats, speech: Floats, model: Any) -> Floats:

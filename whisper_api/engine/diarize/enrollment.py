@@ -174,8 +174,8 @@ def _similarities(
 ) -> tuple[Floats, Floats]:
     """The similarity of each speaker and each known voice, and the threshold for each of them.
 
-    Where only one of the two is heard over a telephone, both are compared in its band. Two voices over telephones are
-    compared whole: what a telephone leaves has more in common, and so has what is cut out of it again.
+    Where one of the two is heard over a telephone, both are compared in its band. Voices have more in common there, so
+    the threshold is higher.
 
     Returns:
         Two arrays of shape (speakers, known voices).
@@ -183,18 +183,16 @@ def _similarities(
     similarity = np.zeros((len(voices), len(known)), np.float32)
     thresholds = np.full(similarity.shape, model.same_person, np.float32)
     for row, voice in enumerate(voices.values()):
-        in_band = [
-            voice.telephone != reference.telephone and bool(reference.telephone_vector) for reference in known.values()
-        ]
+        over_telephone = [voice.telephone or reference.telephone for reference in known.values()]
         narrow = None
-        if voice.speech is not None and model.same_person_telephone is not None and any(in_band):
+        if voice.speech is not None and model.same_person_telephone is not None and any(over_telephone):
             narrow = embedded(ctx, telephone_band(voice.speech), model)
         for column, reference in enumerate(known.values()):
             mine, theirs = voice.vector, reference.vector
-            if in_band[column] and narrow is not None:
-                mine, theirs = np.asarray(narrow.vector, np.float32), reference.telephone_vector
-            elif voice.telephone and reference.telephone and model.same_person_telephone is not None:
+            if over_telephone[column] and model.same_person_telephone is not None:
                 thresholds[row, column] = model.same_person_telephone
+                if narrow is not None and reference.telephone_vector:
+                    mine, theirs = np.asarray(narrow.vector, np.float32), reference.telephone_vector
             similarity[row, column] = mine @ np.asarray(theirs, np.float32)
     return similarity, thresholds
 

@@ -73,11 +73,11 @@ class LanguageDetector:
 
     def alone(self, spans: Sequence[Span]) -> Generator[dict[str, float], None, None]:
         """The languages of spans, in order, each heard without what is around it."""
-        for detected in self.windows([Window(span, self._frames(span.seconds)) for span in spans]):
+        for detected in self.windows([Window(span, self.frames_alone(span.seconds)) for span in spans]):
             yield detected.languages
 
-    def _frames(self, seconds: float) -> int:
-        """The number of mel frames for a span of this length: whole seconds, so that spans share batches."""
+    def frames_alone(self, seconds: float) -> int:
+        """The number of mel frames to hear a span of this length alone: whole seconds, so that spans share batches."""
         return min(self.batching.padded_frames(seconds), FRAMES_PER_SECOND * round(seconds + MARGIN_SECONDS + 0.5))
 
 

@@ -3,20 +3,31 @@
 Each window is heard whole, and each of its stretches of speech by itself. A hidden Markov model then gives each
 stretch its language: the evidence of the stretches is weighed against the cost of a change of language (the Viterbi
 algorithm), so unclear and short stretches have the language of their neighbours. A language must have evidence that
-pays for it, so a recording in one language stays in one language.
+pays for it, so a recording in one language stays in one language. Short stretches that may have another language than
+those beside them are decoded in both languages, and weighed again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whisper_api.engine.vad import MAX_SILENCE_SECONDS, WINDOW_SECONDS, Span
-from whisper_api.engine.whisper.detection import LanguageDetector, speech_parts
+from whisper_api.engine.whisper.detection import LanguageDetector, mean_languages, speech_parts
+from whisper_api.engine.whisper.language_trials import (
+    KEPT_BYTES,
+    LEAST_PROBABILITY,
+    Alone,
+    decoded_evidence,
+    heard_alone,
+    is_meaningful,
+    logprobs_in,
+)
 from whisper_api.engine.whisper.window import Window
 from whisper_api.schema import SAMPLE_RATE
 
@@ -24,8 +35,6 @@ from whisper_api.schema import SAMPLE_RATE
 PART_SECONDS = 8.0
 # The numbers below were chosen on 120 recordings made of clips in French, German, Spanish and English, and on 17
 # recordings in one language; none are held out. Whisper base does not tell Catalan from Spanish in short stretches.
-# Evidence against a language in one stretch is at most this probability.
-LEAST_PROBABILITY = 0.003
 # Shorter stretches have less weight, in proportion to their length.
 FULL_WEIGHT_SECONDS = 3.0
 # Costs of a change of language and of another language in the recording, as logarithms of probabilities.
@@ -36,8 +45,6 @@ AGREEMENT = 0.8
 # A stretch of fewer seconds may disagree a little.
 SHORT_SECONDS = 1.5
 LITTLE = 0.1
-# Encodings up to this size are kept for the decoding.
-KEPT_BYTES = 128 << 20
 
 Scores = NDArray[np.float64]
 
@@ -72,18 +79,18 @@ def in_their_languages(
         The windows with their languages. Windows that are not cut may have their encodings.
     """
     codes = sorted(detector.whisper.languages)
-    heard, parts, unclear = _hear(detector, windows, speech, codes, on_heard)
-    alone = {index: parts[index].probabilities for index in range(len(parts))}
-    doubtful = [index for index, part in enumerate(parts) if part.window in unclear]
-    for index, languages in zip(doubtful, detector.alone([parts[i].span for i in doubtful]), strict=True):
-        alone[index] = _probabilities(languages, codes)
-    scores = [evidence(part.probabilities, alone[index], part.span.seconds) for index, part in enumerate(parts)]
-    chosen = most_likely_languages(np.array(scores))
+    heard = _hear(detector, windows, speech, codes, on_heard)
+    chosen, alone = _judge(detector, heard, codes)
+    if len(set(chosen)) == 1:
+        # What the windows as a whole sound like is surer, and what ``auto`` goes by.
+        mean = mean_languages([window.speech_seconds for window in windows], heard.languages)
+        chosen = [max(mean, key=lambda code: mean[code])] * len(chosen)
+    encodings = {each.window.span: each.window.encoded for each in alone}
     found: list[Window] = []
     cut = False
-    in_languages = [(codes[language], part) for language, part in zip(chosen, parts, strict=True)]
+    in_languages = zip(chosen, heard.parts, strict=True)
     for index, mine in groupby(in_languages, key=lambda each: each[1].window):
-        pieces = list(_cut(detector, heard[index], mine))
+        pieces = list(_cut(detector, heard.windows[index], mine, encodings))
         before, cut = cut, len(pieces) > 1
         if found and (cut or before) and (joined := _joined(detector, found[-1], pieces[0])) is not None:
             # Two pieces of cut windows are one, so that the text of each has its context.
@@ -93,18 +100,32 @@ def in_their_languages(
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class _Heard:
+    """What the windows sound like.
+
+    Attributes:
+        windows: the windows with their encodings.
+        languages: for each window, language code to probability.
+        parts: their stretches of speech.
+        unclear: the indices of windows whose stretches do not agree.
+    """
+
+    windows: list[Window]
+    languages: list[dict[str, float]]
+    parts: list[_Part]
+    unclear: set[int]
+
+
 def _hear(
     detector: LanguageDetector,
     windows: Sequence[Window],
     speech: Sequence[Span],
     codes: Sequence[str],
     on_heard: Callable[[float], None],
-) -> tuple[list[Window], list[_Part], set[int]]:
-    """The windows with their encodings, their stretches of speech, and the windows whose stretches do not agree."""
+) -> _Heard:
     spans = [speech_parts(window.span, speech, detector.audio, PART_SECONDS) or [window.span] for window in windows]
-    heard: list[Window] = []
-    parts: list[_Part] = []
-    unclear: set[int] = set()
+    heard = _Heard([], [], [], set())
     kept = 0
     for index, detected in enumerate(detector.windows(windows, spans, ahead=1)):
         whole = _probabilities(detected.languages, codes)
@@ -113,12 +134,50 @@ def _hear(
             for span, languages in zip(spans[index], detected.parts, strict=True)
         ]
         if not _agree(whole, mine):
-            unclear.add(index)
-        parts += mine
+            heard.unclear.add(index)
+        heard.parts.extend(mine)
         kept += detected.encoded.nbytes
-        heard.append(replace(windows[index], encoded=detected.encoded if kept <= KEPT_BYTES else None))
+        heard.windows.append(replace(windows[index], encoded=detected.encoded if kept <= KEPT_BYTES else None))
+        heard.languages.append(detected.languages)
         on_heard((index + 1) / len(windows))
-    return heard, parts, unclear
+    return heard
+
+
+def _judge(detector: LanguageDetector, heard: _Heard, codes: Sequence[str]) -> tuple[list[str], list[Alone]]:
+    """The language of each stretch, and the stretches that were heard alone."""
+    doubtful = [index for index, part in enumerate(heard.parts) if part.window in heard.unclear]
+    alone = dict(zip(doubtful, heard_alone(detector, [heard.parts[i].span for i in doubtful]), strict=True))
+    apart = {index: _probabilities(each.languages, codes) for index, each in alone.items()}
+    scores = np.array(
+        [
+            evidence(part.probabilities, apart.get(index, part.probabilities), part.span.seconds)
+            for index, part in enumerate(heard.parts)
+        ]
+    )
+    chosen = [codes[each] for each in most_likely_languages(scores)]
+    spoken = sorted(set(chosen))
+    # A short stretch may be in the language that it sounds like, in that of a stretch beside it, or in the likeliest of
+    # those that are spoken elsewhere.
+    candidates = {
+        index: sorted(
+            {
+                each.likeliest,
+                max(spoken, key=lambda code: each.languages[code]),
+                *chosen[max(0, index - 1) : index + 2],
+            }
+        )
+        for index, each in alone.items()
+        if each.is_short
+    }
+    trials = {index: tried for index, tried in candidates.items() if len(tried) > 1}
+    if trials:
+        logprobs = logprobs_in(detector, [(alone[index].window, tried) for index, tried in trials.items()])
+        for index, found in zip(trials, logprobs, strict=True):
+            if is_meaningful(found, spoken):
+                tried = {codes.index(code): logprob for code, logprob in found.items()}
+                scores[index] = decoded_evidence(apart[index], tried)
+        chosen = [codes[each] for each in most_likely_languages(scores)]
+    return chosen, list(alone.values())
 
 
 def _probabilities(languages: dict[str, float], codes: Sequence[str]) -> Scores:
@@ -199,8 +258,10 @@ def _joined(detector: LanguageDetector, window: Window, following: Window) -> Wi
     return Window(span, frames, voiced=window.voiced + following.voiced, language=window.language)
 
 
-def _cut(detector: LanguageDetector, window: Window, parts: Iterable[tuple[str, _Part]]) -> Iterator[Window]:
-    """The window, or its pieces where the language changes."""
+def _cut(
+    detector: LanguageDetector, window: Window, parts: Iterable[tuple[str, _Part]], encodings: Mapping[Span, Any]
+) -> Iterator[Window]:
+    """The window, or its pieces where the language changes, with their encodings where there are some."""
     runs = [(code, [part.span for _, part in run]) for code, run in groupby(parts, key=lambda each: each[0])]
     if len(runs) == 1:
         yield replace(window, language=runs[0][0])
@@ -210,4 +271,5 @@ def _cut(detector: LanguageDetector, window: Window, parts: Iterable[tuple[str, 
         end = spans[-1].end if number + 1 < len(runs) else window.span.end
         span = Span(start, end)
         voiced = sum(each.seconds for each in spans) if window.voiced else 0.0
-        yield Window(span, detector.batching.padded_frames(span.seconds), voiced=voiced, language=code)
+        frames = detector.batching.padded_frames(span.seconds)
+        yield Window(span, frames, encodings.get(span), voiced, code)
