@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 
 from whisper_api.cli.flags import add_struct_flags, struct_of
 from whisper_api.cli.main import COMMANDS, main
-from whisper_api.cli.outputs import Outputs, output_stems, write_whole
+from whisper_api.cli.outputs import FileWork, Outputs, output_stems, write_whole
 from whisper_api.cli.progress import ProgressLine, clock_time
+from whisper_api.errors import ModelUnavailable, StorageFull
 from whisper_api.formats import DOCUMENTS, FORMATS
 from whisper_api.options import TranscriptionOptions
 
@@ -398,6 +399,20 @@ def test_files_that_fail_do_not_stop_the_others(
 
 
 @pytest.mark.models
+def test_a_recording_without_room_on_the_disk_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    work = FileWork(Outputs(("txt",), None), ProgressLine(io.StringIO(), enabled=False), quiet=False)
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    with work.reported("long.wav") as outcome:
+        fail(StorageFull("there is no room on the disk"))
+    assert outcome.failed
+    assert capsys.readouterr().err == "long.wav: StorageFull: there is no room on the disk\n"
+    with pytest.raises(ModelUnavailable), work.reported("next.wav"):
+        fail(ModelUnavailable("base is not here"))
+
+
 def test_a_name_as_long_as_it_may_be_is_kept_and_a_longer_one_is_cut(
     transcribe: Run, clip: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -438,6 +453,22 @@ def test_standard_input_and_the_module_are_the_same_program(
     assert done.returncode == 0
     assert len(done.stdout.split()) >= 5
     assert done.stderr == b""
+
+
+@pytest.mark.models
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no head")
+def test_standard_input_is_not_read_beyond_the_longest_recording(
+    models_dir: Path, tiny_en_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_AUDIO_SECONDS", "1")
+    # Silence that would go on for hours.
+    with subprocess.Popen(["head", "-c", "300M", "/dev/zero"], stdout=subprocess.PIPE) as endless:
+        command = [*PROGRAM, "transcribe", "--models-dir", str(models_dir), *FAST, "-"]
+        done = subprocess.run(command, stdin=endless.stdout, capture_output=True, timeout=120)
+        endless.kill()
+    assert done.returncode == 1
+    assert b"AudioTooLong" in done.stderr
+    assert b"give a stream that ends" in done.stderr
 
 
 @pytest.mark.models

@@ -18,6 +18,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from whisper_api import errors
 from whisper_api.cli.flags import add_struct_flags
@@ -150,7 +151,12 @@ class FileWork:
         outputs: formats and destination.
         line: progress line, which is removed before other output.
         quiet: whether warnings are left out.
+        concerning_all: errors after which no other file can succeed.
     """
+
+    concerning_all: ClassVar[tuple[type[Exception], ...]] = (
+        *(errors.ModelError, errors.InvalidOption, errors.DeviceUnavailable, errors.Canceled, BrokenPipeError),
+    )
 
     outputs: Outputs
     line: ProgressLine
@@ -162,10 +168,7 @@ class FileWork:
         outcome = Outcome()
         try:
             yield outcome
-        except (
-            *(errors.ModelError, errors.InvalidOption, errors.DeviceUnavailable, errors.Canceled),
-            *(errors.Busy, errors.StorageError, BrokenPipeError),
-        ):
+        except self.concerning_all:
             raise
         except Exception as error:
             if isinstance(error, errors.RequestError) and error.status not in OF_ONE_FILE:

@@ -82,6 +82,8 @@ class _Sent:
 class _Work(FileWork):
     """The work of the command. ``sent`` has the files whose jobs are not finished; an interruption cancels them."""
 
+    concerning_all = (*FileWork.concerning_all, errors.Busy, errors.StorageError)
+
     client: Client
     args: argparse.Namespace
     options: TranscriptionOptions

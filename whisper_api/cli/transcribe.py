@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from whisper_api.cli.flags import MACHINE_FLAGS, add_setting_flags, options_of, struct_of
 from whisper_api.cli.outputs import STDIN, FileWork, Outputs, add_file_arguments, label_of, on_interrupt
@@ -84,9 +84,9 @@ class _Work(FileWork):
         return failed
 
     def _transcribe(self, file: str, engine: _LazyEngine) -> Transcript:
-        source: Path | bytes
+        source: Path | BinaryIO
         if file == STDIN:
-            source = sys.stdin.buffer.read()
+            source = sys.stdin.buffer
         else:
             source = Path(file)
             # Fails for a mistyped name before any model is loaded.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import gc
 import io
 import os
+import select
 import struct
 import subprocess
 import sys
 import threading
 import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import av
 import numpy as np
@@ -23,10 +25,11 @@ from faster_whisper.audio import decode_audio
 from numpy.typing import NDArray
 from silence import hours_of_silence, without_length
 
+from whisper_api.engine.audio import decode as decoding
 from whisper_api.engine.audio.decode import AudioInfo, Decoded, decode, probe
 from whisper_api.engine.audio.timeline import Timeline
 from whisper_api.engine.audio.track import AudioMemory, Recording, Track
-from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption
+from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption, StorageFull
 from whisper_api.schema import SAMPLE_RATE
 
 Signal = NDArray[np.float32]
@@ -877,3 +880,66 @@ def test_decoding_again_and_again_keeps_nothing() -> None:
         assert resident() - before < 20e6
     finally:
         gc.enable()
+
+
+# --- streams without an end
+
+
+class Endless:
+    """A live stream of a format that may need its end first: gives blocks for ever."""
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def read(self, size: int) -> bytes:
+        self.given += size
+        return b"ftyp" * (size // 4)
+
+
+class Stop(Exception):
+    """Ends the work, as a canceled job does."""
+
+
+def stop() -> None:
+    raise Stop
+
+
+@pytest.mark.parametrize("call", [decode, probe])
+def test_a_stream_without_an_end_is_refused_at_the_bytes_of_the_longest_recording(
+    call: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "MOST_HEADER_BYTES", 1 << 20)
+    monkeypatch.setattr(decoding, "MOST_BYTES_PER_SECOND", 1 << 20)
+    stream: Any = Endless()
+    with pytest.raises(AudioTooLong, match="not ended: give a stream that ends, or the path"):
+        call(stream, max_seconds=2.0)
+    assert stream.given <= 5 << 20
+
+
+def test_a_check_ends_the_reading_of_a_stream_without_an_end() -> None:
+    stream: Any = Endless()
+    with pytest.raises(Stop):
+        decode(stream, check=stop)
+    assert stream.given <= 2 << 20
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="a pipe cannot be waited for")
+@pytest.mark.parametrize("content", [b"", b"ftyp", b"RIFF"])
+@pytest.mark.parametrize("buffering", [0, -1])
+def test_a_check_ends_the_reading_of_a_pipe_that_gives_no_more(content: bytes, buffering: int) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, content)
+    # The pipe stays open: a read would wait for ever.
+    with os.fdopen(writer, "wb"), os.fdopen(reader, "rb", buffering) as pipe, pytest.raises(Stop):
+        decode(pipe, check=stop)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="writes to /dev/full")
+def test_a_full_disk_names_the_stream_that_fills_it() -> None:
+    class Full(AudioMemory):
+        def temporary_file(self) -> IO[bytes]:
+            return Path("/dev/full").open("wb", buffering=0)
+
+    stream: Any = Endless()
+    with pytest.raises(StorageFull, match=r"for a copy of the file object, .* or the path of a file"):
+        decode(stream, memory=Full())

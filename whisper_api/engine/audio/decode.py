@@ -13,12 +13,13 @@ import contextlib
 import io
 import math
 import os
+import select
 import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Union
+from typing import IO, Any, BinaryIO, Literal, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +29,18 @@ from whisper_api.engine.audio.messages import Finished, Request
 from whisper_api.engine.audio.process import DECODERS
 from whisper_api.engine.audio.source import HEAD_BYTES, AudioSource
 from whisper_api.engine.audio.timeline import value_warnings
-from whisper_api.engine.audio.track import MAX_CHANNELS, AudioMemory, Recording, Samples, Track
-from whisper_api.errors import InvalidAudio
+from whisper_api.engine.audio.track import MAX_CHANNELS, AudioMemory, Recording, Samples, Track, storage_error
+from whisper_api.errors import AudioTooLong, InvalidAudio, StorageFull
 from whisper_api.options import Channels
 from whisper_api.schema import SAMPLE_RATE
 
 AudioInput = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, BinaryIO, NDArray[Any]]
 # Samples of an array that are converted at a time.
 BLOCK = 1 << 20
+CHECK_MILLISECONDS = 100
+# The most bytes that a second of a recording can have (video of 256 Mbit/s has as many), and that its header can have.
+MOST_BYTES_PER_SECOND = 32 << 20
+MOST_HEADER_BYTES = 64 << 20
 # Descriptors of files can be handed to another process.
 ISOLATED = hasattr(socket, "send_fds")
 # How formats begin that libav can read from a stream.
@@ -105,7 +110,8 @@ def decode(
             (1, samples), float32 or float64 of full scale -1 to 1, or int16. A contiguous float32 array of finite
             values is not copied. A seekable file object is read from its beginning. One that cannot seek is read as
             it comes where the format allows that (WAV, MP3, FLAC, Ogg, WebM, ADTS, MPEG-TS ...); the encoded bytes of
-            other formats, MP4 first of all, are held in memory, since they may need their end before their beginning.
+            other formats, MP4 first of all, are copied to a temporary file, since they may need their end before their
+            beginning; such a stream must end before it has more bytes than ``max_seconds`` of audio can have.
         check: called once for each of the first seconds of audio, and ten to fifty times a second; what it raises ends
             the decoding.
         progress: called as often with the part that is done, 0 to 1, where the length is known.
@@ -123,7 +129,7 @@ def decode(
             which libav crashes, hangs, or takes too much memory or processor time.
         AudioTooLong: it lasts longer than ``max_seconds``.
         InvalidOption: the file has no such ``audio_track``, or too many channels to separate them.
-        StorageFull, StorageError: the decoded audio finds no room on the disk.
+        StorageFull, StorageError: the decoded audio, or the copy of a stream, finds no room on the disk.
         WhisperApiError: the decoder process cannot be started.
     """
     check = check or _nothing
@@ -132,7 +138,7 @@ def decode(
     with contextlib.ExitStack() as stack:
         count = 1 if channels == "mix" else 1 + MAX_CHANNELS
         recordings = [stack.enter_context(contextlib.closing(Recording(memory))) for _ in range(count)]
-        file = stack.enter_context(_opened(source, check))
+        file = stack.enter_context(_opened(source, check, memory, max_seconds))
         request = file.request(
             "decode", audio_track=audio_track, channels=channels, max_seconds=max_seconds, stop_at=stop_at
         )
@@ -164,7 +170,7 @@ def probe(
     if isinstance(source, np.ndarray):
         duration = _from_array(source, max_seconds).duration
         return AudioInfo("array", str(source.dtype), SAMPLE_RATE, 1, duration)
-    with _opened(source, _nothing) as file:
+    with _opened(source, _nothing, None, max_seconds) as file:
         request = file.request("probe", audio_track=audio_track, channels=channels, max_seconds=max_seconds)
         found = _run(request, file, [Recording()], _nothing, None)
     return AudioInfo(found.container, found.codec, found.sample_rate, found.channels, found.duration)
@@ -202,7 +208,13 @@ class _File:
     Args:
         file: a binary file object.
         name: for messages.
-        check: called between the blocks of a stream that must be read whole; may raise.
+        check: called between the blocks of a stream that must be read whole, and ten times a second while a pipe gives
+            nothing; may raise.
+        memory: says where the temporary file of a stream that must be read whole is made; None for the usual place.
+        max_seconds: how long the audio may be, which bounds the bytes of such a stream; None for any length.
+
+    Raises:
+        AudioTooLong, StorageFull, StorageError: such a stream has too many bytes, or its copy cannot be written.
 
     Attributes:
         name: for messages.
@@ -210,19 +222,27 @@ class _File:
         descriptor: of a regular file, which another process can read; None for another source.
     """
 
-    def __init__(self, file: Any, name: str, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        file: Any,
+        name: str,
+        check: Callable[[], None],
+        memory: AudioMemory | None = None,
+        max_seconds: float | None = None,
+    ) -> None:
         self.name = name
         self._file = file
+        self._copy: IO[bytes] | None = None
+        self._read = _reader(file, check)
         self._head = b""
         self.size = self._end()
         if self.size is None:
             self._head = b"".join(self._blocks(HEAD_BYTES, check))
             if not self._head.startswith(STREAMABLE):
                 # libav may need the end of such a file before its beginning.
-                rest = self._blocks(None, check)
-                self._file, self._head = io.BytesIO(b"".join((self._head, *rest))), b""
-                self.size = self._end()
-        self.descriptor = _descriptor(file) if self.size is not None else None
+                self._file = self._copied(memory or AudioMemory(), check, max_seconds)
+                self._read, self.size = self._file.read, self._end()
+        self.descriptor = _descriptor(self._file) if self.size is not None else None
 
     def request(self, operation: Literal["decode", "probe"], **options: Any) -> Request:
         return Request(
@@ -236,16 +256,18 @@ class _File:
             return block
         if self.size is not None:
             self._file.seek(offset)
-        block = self._file.read(size)
+        block = self._read(size)
         if isinstance(block, str):
             raise InvalidAudio(f"{self.name}: the file object gives text; open it in binary mode")
         if block is not None and len(block) > size:
             raise InvalidAudio(f"{self.name}: the file object gave {len(block)} bytes when asked for {size}")
         return bytes(block or b"")
 
-    def rewind(self) -> None:
-        """Go to the beginning, where the next reader expects a file."""
-        if self.size is not None:
+    def close(self) -> None:
+        """Go to the beginning, where the next reader expects a file, and remove the copy of a stream."""
+        if self._copy is not None:
+            self._copy.close()
+        elif self.size is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._file.seek(0)
 
@@ -256,12 +278,70 @@ class _File:
         except (AttributeError, OSError):
             return None
 
+    def _copied(self, memory: AudioMemory, check: Callable[[], None], max_seconds: float | None) -> IO[bytes]:
+        """Copy a stream from its beginning into a temporary file."""
+        size = 0
+        try:
+            copy = self._copy = memory.temporary_file()
+            for block in self._blocks(None, check):
+                size += len(block)
+                if size > most_bytes(max_seconds):
+                    raise AudioTooLong(
+                        f"{self.name} has given {size} bytes, more than {max_seconds:g} s of audio can have, and has "
+                        "not ended: give a stream that ends, or the path of a file"
+                    )
+                left = memoryview(block)
+                while left:
+                    left = left[_written(copy, left, self.name, size) :]
+        except BaseException:
+            if self._copy is not None:
+                self._copy.close()
+            raise
+        return copy
+
     def _blocks(self, size: int | None, check: Callable[[], None]) -> Iterator[bytes]:
         """Read ``size`` bytes, or all there are: a pipe gives what it has."""
         while size != 0 and (block := self.read(0, size or 1 << 20)):
             yield block
             size = None if size is None else size - len(block)
             check()
+
+
+def most_bytes(seconds: float | None) -> float:
+    """The most bytes that a file of so many seconds can have; infinity for any length."""
+    return math.inf if seconds is None else MOST_HEADER_BYTES + seconds * MOST_BYTES_PER_SECOND
+
+
+def _written(copy: IO[bytes], block: memoryview, name: str, size: int) -> int:
+    try:
+        return copy.write(block)
+    except OSError as error:
+        failure = storage_error(error)
+        if isinstance(failure, StorageFull):
+            failure = StorageFull(
+                f"there is no room on the disk for a copy of {name}, which has given {size} bytes and has not ended: "
+                "give a stream that ends, or the path of a file, which is not copied"
+            )
+        raise failure from error
+
+
+def _reader(file: Any, check: Callable[[], None]) -> Callable[[int], Any]:
+    """How to read on in a file object, so that ``check`` is called while a pipe or a terminal gives nothing."""
+    buffered = type(file) is io.BufferedReader
+    # A class of somebody else may read its content in read() alone.
+    read: Callable[[int], Any] = file.read1 if buffered else file.read
+    raw = file.raw if buffered else file
+    if type(raw) is not io.FileIO or stat.S_ISREG(os.fstat(raw.fileno()).st_mode) or not hasattr(select, "poll"):
+        return file.read  # type: ignore[no-any-return]
+    poll = select.poll()
+    poll.register(raw.fileno(), select.POLLIN)
+
+    def read_when_ready(size: int) -> Any:
+        while not poll.poll(CHECK_MILLISECONDS):
+            check()
+        return read(size)
+
+    return read_when_ready
 
 
 def _descriptor(file: Any) -> int | None:
@@ -275,23 +355,26 @@ def _descriptor(file: Any) -> int | None:
 
 
 @contextlib.contextmanager
-def _opened(source: Any, check: Callable[[], None]) -> Iterator[_File]:
+def _opened(
+    source: Any, check: Callable[[], None], memory: AudioMemory | None = None, max_seconds: float | None = None
+) -> Iterator[_File]:
+    limits = check, memory, max_seconds
     with contextlib.ExitStack() as stack:
         if isinstance(source, (bytes, bytearray, memoryview)):
-            file = _File(io.BytesIO(source), "the data", check)
+            file = _File(io.BytesIO(source), "the data", *limits)
         elif isinstance(source, (str, os.PathLike)):
             path = Path(source)
             try:
                 if stat.S_ISDIR(path.stat().st_mode):
                     raise InvalidAudio(f"{path} is a directory, not an audio file")
-                file = _File(stack.enter_context(path.open("rb", buffering=0)), path.name, check)
+                file = _File(stack.enter_context(path.open("rb", buffering=0)), path.name, *limits)
             except FileNotFoundError as error:
                 raise InvalidAudio(f"{path}: there is no such file") from error
             except (OSError, ValueError) as error:
                 raise InvalidAudio(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
         elif hasattr(source, "read"):
             name = getattr(source, "name", None)
-            file = _File(source, Path(name).name if isinstance(name, str) else "the file object", check)
+            file = _File(source, Path(name).name if isinstance(name, str) else "the file object", *limits)
         else:
             raise InvalidAudio(
                 f"a {type(source).__name__} is not audio: give a path, bytes, a binary file object or a NumPy array"
@@ -299,7 +382,7 @@ def _opened(source: Any, check: Callable[[], None]) -> Iterator[_File]:
         try:
             yield file
         finally:
-            file.rewind()
+            file.close()
 
 
 def _from_array(
