@@ -45,13 +45,16 @@ def test_the_partial_segments_together_are_the_transcript(engine: Engine, long: 
     early = reported[: len(reported) - len(timed)]
     assert not any(partial.aligned for partial in early)
     for partials in (early, timed):
-        assert [partial.index for partial in partials] == list(range(len(partials)))
-    assert len(timed) >= 3
+        indices = list(dict.fromkeys(partial.index for partial in partials))
+        assert indices == list(range(len(indices)))
     assert len(early) <= len(timed)
     assert [[segment.id for segment in partial.segments] for partial in timed] == [
         list(range(len(partial.segments))) for partial in timed
     ]
-    assert shown([segment for partial in timed for segment in partial.segments]) == shown(transcript.segments)
+    # A later value replaces the earlier one: a stretch without text may have been decoded again.
+    latest = {partial.index: partial for partial in timed}
+    assert len(latest) >= 3
+    assert shown([segment for partial in latest.values() for segment in partial.segments]) == shown(transcript.segments)
 
 
 def test_a_job_without_word_times_reports_each_window_once(engine: Engine, long: Floats) -> None:

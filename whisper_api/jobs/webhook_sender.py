@@ -151,8 +151,9 @@ class WebhookSender:
                 delivery = self._choose(now)
                 if delivery is None:
                     due = self._store.next_due(now)
-            except StorageError as error:
-                log.error("webhook deliveries cannot be read: %s", error)
+            except Exception as error:
+                # A thread that ends still counts as one of the threads, and nobody would look for deliveries.
+                log.error("webhook deliveries cannot be read: %s", error, exc_info=not isinstance(error, StorageError))
                 delivery, due = None, now + RETRY_SECONDS
             if delivery is None:
                 with self._lock:

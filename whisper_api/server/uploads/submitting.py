@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,8 +207,8 @@ async def _receive_and_submit(request: Request, read: Callable[[IncomingForm], F
         take_bytes = stack.enter_context(state.form_bytes.using(caller if rules.takes_many else ""))
         # A retrying client reuses the slot of its abandoned job.
         extra_slots = state.waiters.abandoned(owner) if rules.join else 0
-        await blocking(state.uploads, submitter.reserve, extra_slots)
         stack.push_async_callback(submitter.release_unused)
+        await blocking(state.uploads, submitter.reserve, extra_slots)
         form = IncomingForm(
             rules.limits(state.config),
             submitter.new_directory,
@@ -261,7 +262,10 @@ class _Submitter(Generic[F]):
         self._rules = rules
         # The reservation that was made before the body was read, until a file takes it.
         self._first: Reservation | None = None
+        # A canceled request does not stop the thread that makes a reservation.
+        self._lock = threading.Lock()
         self._reservations: dict[Path, Reservation] = {}
+        self._ended = False
 
     def reserve(self, extra_slots: int) -> None:
         """Make the first reservation, so that a full queue refuses the request before its body is read.
@@ -275,8 +279,7 @@ class _Submitter(Generic[F]):
         service = self._state.service
         # A request with a known Idempotency-Key passes a full queue, because most likely it makes no new job.
         is_known = self._key is not None and service.has_submitted(self._owner, keys_of(self._key))
-        self._first = service.reserve(self._owner, extra_slots=extra_slots + is_known)
-        self._reservations[self._first.directory] = self._first
+        self._first = self._kept(service.reserve(self._owner, extra_slots=extra_slots + is_known))
 
     def new_directory(self) -> Path:
         """The directory for one more file.
@@ -284,13 +287,23 @@ class _Submitter(Generic[F]):
         Raises:
             QueueFull, CallerLimit, QuotaExceeded, Draining: the service accepts no job now.
         """
-        reservation, self._first = self._first or self._state.service.reserve(self._owner), None
-        self._reservations[reservation.directory] = reservation
+        reservation, self._first = self._first or self._kept(self._state.service.reserve(self._owner)), None
         return reservation.directory
+
+    def _kept(self, reservation: Reservation) -> Reservation:
+        with self._lock:
+            self._reservations[reservation.directory] = reservation
+            ended = self._ended
+        if ended:
+            # The request was canceled while this thread made the reservation.
+            reservation.release()
+        return reservation
 
     async def release_unused(self) -> None:
         """Remove the files that did not become jobs."""
-        unused = [reservation for reservation in self._reservations.values() if reservation.open]
+        with self._lock:
+            self._ended = True
+            unused = [reservation for reservation in self._reservations.values() if reservation.open]
 
         def release() -> None:
             for reservation in unused:
