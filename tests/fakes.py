@@ -200,8 +200,9 @@ def submit(service: JobService, text: str = "hello", *, owner: str = "", **field
 
 
 def ended(service: JobService, job_id: str) -> JobStatus:
-    """Wait until a job has ended; its status then."""
+    """Wait until a job has ended and its upload is removed; its status then."""
     until(lambda: service.status(job_id, None).status in FINAL_STATES, "the job has ended")
+    until(lambda: service.running.get(job_id) is None, "the job runs no more")
     return service.status(job_id, None)
 
 
