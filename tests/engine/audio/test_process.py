@@ -24,11 +24,12 @@ from test_decode import encode, sine
 from whisper_api.engine.audio import decode as decoding
 from whisper_api.engine.audio import process
 from whisper_api.engine.audio.decode import Decoded, decode, probe
+from whisper_api.engine.audio.input_file import ISOLATED
 from whisper_api.engine.audio.process import DecoderPool
 from whisper_api.engine.audio.track import AudioMemory
 from whisper_api.errors import AudioTooLong, InvalidAudio, InvalidOption, StorageFull, WhisperApiError
 
-pytestmark = pytest.mark.skipif(not decoding.ISOLATED, reason="libav runs in this process here")
+pytestmark = pytest.mark.skipif(not ISOLATED, reason="libav runs in this process here")
 
 DEADLINE = 60.0
 # The fault that a decoder process has when it reads a file that begins with one of these words.

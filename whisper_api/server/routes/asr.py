@@ -23,7 +23,8 @@ from whisper_api.server.responses.results import delivered, in_turn, when_ended
 from whisper_api.server.state import ServerState, state_of, viewer_of
 from whisper_api.server.uploads.forms import AUDIO_FILE, ENCODE, IDEMPOTENCY_KEY, UPLOAD_REFUSALS, UploadForm, read_form
 from whisper_api.server.uploads.incoming import IncomingForm
-from whisper_api.server.uploads.submitting import UploadRules, accept_waited
+from whisper_api.server.uploads.submitter import UploadRules
+from whisper_api.server.uploads.submitting import accept_waited
 from whisper_api.word_spacing import pieces
 
 AsrOutput = Literal["txt", "vtt", "srt", "tsv", "json"]

@@ -28,7 +28,8 @@ from whisper_api.server.uploads.forms import (
     read_form,
 )
 from whisper_api.server.uploads.incoming import IncomingForm
-from whisper_api.server.uploads.submitting import UploadRules, accept, accept_waited
+from whisper_api.server.uploads.submitter import UploadRules
+from whisper_api.server.uploads.submitting import accept, accept_waited
 
 PURPOSE = "detect-language"
 # This server's name of the field, and the name that whisper-asr-webservice gives the field.

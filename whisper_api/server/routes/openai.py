@@ -30,7 +30,8 @@ from whisper_api.server.responses.results import WARNING, Body, add_warnings, de
 from whisper_api.server.state import state_of, viewer_of
 from whisper_api.server.uploads.forms import IDEMPOTENCY_KEY, UPLOAD_REFUSALS
 from whisper_api.server.uploads.incoming import IncomingForm
-from whisper_api.server.uploads.submitting import UploadRules, accept_waited
+from whisper_api.server.uploads.submitter import UploadRules
+from whisper_api.server.uploads.submitting import accept_waited
 
 if TYPE_CHECKING:
     from whisper_api.jobs.service import JobService

@@ -25,7 +25,8 @@ from whisper_api.server.uploads.forms import (
     read_form,
 )
 from whisper_api.server.uploads.incoming import IncomingForm
-from whisper_api.server.uploads.submitting import UploadRules, accept, accept_files
+from whisper_api.server.uploads.submitter import UploadRules
+from whisper_api.server.uploads.submitting import accept, accept_files
 
 ACCEPTED = Answer(
     202,
