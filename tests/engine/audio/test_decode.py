@@ -25,7 +25,7 @@ from faster_whisper.audio import decode_audio
 from numpy.typing import NDArray
 from silence import hours_of_silence, without_length
 
-from whisper_api.engine.audio import decode as decoding
+from whisper_api.engine.audio import input_file
 from whisper_api.engine.audio.decode import AudioInfo, Decoded, decode, probe
 from whisper_api.engine.audio.timeline import Timeline
 from whisper_api.engine.audio.track import AudioMemory, Recording, Track
@@ -908,8 +908,8 @@ def stop() -> None:
 def test_a_stream_without_an_end_is_refused_at_the_bytes_of_the_longest_recording(
     call: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "MOST_HEADER_BYTES", 1 << 20)
-    monkeypatch.setattr(decoding, "MOST_BYTES_PER_SECOND", 1 << 20)
+    monkeypatch.setattr(input_file, "MOST_HEADER_BYTES", 1 << 20)
+    monkeypatch.setattr(input_file, "MOST_BYTES_PER_SECOND", 1 << 20)
     stream: Any = Endless()
     with pytest.raises(AudioTooLong, match="not ended: give a stream that ends, or the path"):
         call(stream, max_seconds=2.0)
