@@ -200,12 +200,14 @@ def _written(copy: IO[bytes], block: memoryview, name: str, size: int) -> int:
 
 def _reader(file: Any, check: Callable[[], None]) -> Callable[[int], Any]:
     """How to read on in a file object, so that ``check`` is called while a pipe or a terminal gives nothing."""
+    read: Callable[[int], Any] = file.read
     buffered = type(file) is io.BufferedReader
     # A class of somebody else may read its content in read() alone.
-    read: Callable[[int], Any] = file.read1 if buffered else file.read
     raw = file.raw if buffered else file
     if type(raw) is not io.FileIO or stat.S_ISREG(os.fstat(raw.fileno()).st_mode) or not hasattr(select, "poll"):
-        return file.read  # type: ignore[no-any-return]
+        return read
+    if buffered:
+        read = file.read1
     poll = select.poll()
     poll.register(raw.fileno(), select.POLLIN)
 
