@@ -477,35 +477,23 @@ def test_a_full_disk_delays_the_outcome_and_makes_no_second_request(
     assert len(receiving.told) == 1
 
 
-def test_an_unexpected_error_while_deliveries_are_read_costs_no_thread(
-    sending: Sending, receiving: Receiver, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["note_attempt", "due_deliveries"])
+def test_an_unexpected_error_costs_no_thread(
+    method: str,
+    sending: Sending,
+    receiving: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(webhook_sender, "RETRY_SECONDS", 0.01)
-    due, failures = sending.store.due_deliveries, iter(range(webhook_sender.THREADS + 1))
+    real, failures = getattr(sending.store, method), iter(range(webhook_sender.THREADS + 1))
 
     def fail(*arguments: Any, **named: Any) -> Any:
         if next(failures, None) is not None:
             raise ZeroDivisionError
-        return due(*arguments, **named)
+        return real(*arguments, **named)
 
-    monkeypatch.setattr(sending.store, "due_deliveries", fail)
-    sending.end_job("one", webhook_url=receiving.url())
-    sending.settled("Delivered")
-    assert len(receiving.told) == 1
-
-
-def test_an_unexpected_error_costs_no_thread(
-    sending: Sending, receiving: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(webhook_sender, "RETRY_SECONDS", 0.01)
-    note, failures = sending.store.note_attempt, iter(range(webhook_sender.THREADS + 1))
-
-    def fail(*arguments: Any, **named: Any) -> None:
-        if next(failures, None) is not None:
-            raise ZeroDivisionError
-        note(*arguments, **named)
-
-    monkeypatch.setattr(sending.store, "note_attempt", fail)
+    monkeypatch.setattr(sending.store, method, fail)
     sending.end_job("one", webhook_url=receiving.url())
     sending.settled("Delivered")
     assert sum(record.levelname == "ERROR" for record in caplog.records) == webhook_sender.THREADS + 1
