@@ -91,7 +91,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         receiving: Receiver = self.server.receiver  # type: ignore[attr-defined]
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:
+            # The sender was killed before it had sent the whole request.
+            self.close_connection = True
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         status, more = receiving.handle(self.path, headers, body)
         with contextlib.suppress(OSError):
